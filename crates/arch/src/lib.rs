@@ -1,0 +1,65 @@
+//! What a model is and what it may become, as data: [`ModelSpec`], [`Architecture`] (the genome), [`SearchSpace`],
+//! [`Budget`], [`Selection`] and exact costs. No tensor, no file format, no method.
+
+pub mod budget;
+pub mod cost;
+pub mod genome;
+pub mod select;
+pub mod space;
+pub mod spec;
+pub mod trial;
+
+pub use budget::{Budget, BudgetRange};
+pub use cost::{Costs, Workload, cost};
+pub use genome::{Architecture, AttentionGenes, BlockGenes, MlpGenes};
+pub use select::{Candidate, KeptBlock, SelectedAttention, SelectedBlock, Selection, UnitOrder};
+pub use space::SearchSpace;
+pub use spec::{AttentionSpec, BlockSpec, Family, MlpSpec, ModelSpec, RopeScaling, SubBlock};
+pub use trial::{Provenance, Trial};
+
+/// What this crate refuses, with where and why.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchError {
+    /// A dimension that no model has or that costs could not be computed with.
+    #[error("{what} is {got}, wanted {want}")]
+    Dimension {
+        /// Which dimension, and of which block.
+        what: String,
+        /// The value found.
+        got: String,
+        /// The values allowed.
+        want: String,
+    },
+    /// An architecture and a model that do not belong together.
+    #[error("{place}: {reason}")]
+    Mismatch {
+        /// Block and sub-block.
+        place: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A text that is no architecture, budget or unit list.
+    #[error("`{text}` is not {what}: {reason}")]
+    Text {
+        /// The text given.
+        text: String,
+        /// What it was to be.
+        what: &'static str,
+        /// Why it is not.
+        reason: String,
+    },
+    /// No architecture of the search space fits the budget.
+    #[error("no architecture of this search space has {unit} between {least} and {most}: it reaches from {smallest} to {largest}")]
+    Infeasible {
+        /// What is counted.
+        unit: &'static str,
+        /// Lower end of the budget.
+        least: u64,
+        /// Upper end of the budget.
+        most: u64,
+        /// The smallest architecture of the space.
+        smallest: u64,
+        /// The largest.
+        largest: u64,
+    },
+}

@@ -1,0 +1,12 @@
+//! What every taper crate shares: units as types, the method registry, a counter-based RNG, fingerprints, atomic
+//! files and the progress sink. Knows nothing of models, data or search.
+
+pub mod files;
+pub mod fingerprint;
+pub mod progress;
+pub mod registry;
+pub mod rng;
+pub mod units;
+
+pub use fingerprint::Fingerprint;
+pub use units::{Bytes, Flops, Parameters};

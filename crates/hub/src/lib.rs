@@ -1,0 +1,1 @@
+//! Checkpoints from the Hub, and the layouts that stock engines load.

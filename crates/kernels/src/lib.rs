@@ -1,0 +1,1 @@
+//! Forward and backward of every operation the engine is made of.

@@ -1,0 +1,1 @@
+//! Checkpoints: load, forward, layer-wise backward, cut, save.

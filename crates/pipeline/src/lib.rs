@@ -1,0 +1,1 @@
+//! Recipes, stages, the run directory and its report.

@@ -1,0 +1,1 @@
+//! Scores of a candidate without training: one file a proxy.

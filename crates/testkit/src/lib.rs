@@ -1,0 +1,1 @@
+//! What tests share: real data if there is any, and never a silent pass.
