@@ -13,7 +13,6 @@ pub use budget::{Budget, BudgetRange};
 pub use cost::{Costs, Workload, cost};
 pub use genome::{Architecture, AttentionGenes, BlockGenes, MlpGenes};
 pub use select::{Candidate, KeptBlock, SelectedAttention, SelectedBlock, Selection, UnitOrder};
-pub use space::SearchSpace;
 pub use spec::{AttentionSpec, BlockSpec, Family, MlpSpec, ModelSpec, RopeScaling, SubBlock};
 pub use trial::{Provenance, Trial};
 
