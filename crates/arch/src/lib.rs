@@ -3,8 +3,11 @@
 
 pub mod budget;
 pub mod cost;
+mod fit;
 pub mod genome;
+mod repair;
 pub mod select;
+mod slots;
 pub mod space;
 pub mod spec;
 pub mod trial;
@@ -13,6 +16,7 @@ pub use budget::{Budget, BudgetRange};
 pub use cost::{Costs, Workload, cost};
 pub use genome::{Architecture, AttentionGenes, BlockGenes, MlpGenes};
 pub use select::{Candidate, KeptBlock, SelectedAttention, SelectedBlock, Selection, UnitOrder};
+pub use space::SearchSpace;
 pub use spec::{AttentionSpec, BlockSpec, Family, MlpSpec, ModelSpec, RopeScaling, SubBlock};
 pub use trial::{Provenance, Trial};
 

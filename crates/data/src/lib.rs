@@ -1,1 +1,27 @@
 //! Text, tokens and disjoint splits of them.
+//!
+//! [`TextSource`] (what a recipe says) → [`Documents`] → one [`Split`] of them → [`Tokens`] [`pack()`]ed for calibration
+//! and search, or [`windows`] over all tokens for perplexity. Knows nothing of models beyond the tokenizer's files.
+
+mod documents;
+mod error;
+mod ids;
+mod pack;
+mod read;
+mod source;
+mod special;
+mod split;
+mod tokenize;
+mod tokens;
+pub mod windows;
+
+pub use documents::Documents;
+pub use error::DataError;
+pub use ids::read_ids;
+pub use pack::{Pack, pack};
+pub use source::TextSource;
+pub use special::SpecialTokens;
+pub use split::{Shares, Split};
+pub use tokenize::TextTokenizer;
+pub use tokens::{Tokens, ids_fingerprint};
+pub use windows::Window;

@@ -1,2 +1,50 @@
-//! Checks of the house itself.
-fn main() {}
+//! Checks of the house itself: `cargo xtask layers`, `cargo xtask size`.
+//!
+//! Exit code 0 if the rule holds, 1 if it is broken (one line per break on stdout), 2 if it could not be checked.
+
+mod layers;
+mod size;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use cargo_metadata::MetadataCommand;
+use clap::Parser;
+
+/// Checks of the house itself.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+enum Check {
+    /// Every crate names its layer and uses only crates of lower layers.
+    Layers,
+    /// No source file is longer than the limit.
+    Size,
+}
+
+fn main() -> ExitCode {
+    match run(&Check::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(cause) => {
+            // A closed stderr leaves only the exit code to say so.
+            let _ = writeln!(std::io::stderr(), "error: {cause:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Prints what breaks the rule; true if nothing does.
+fn run(check: &Check) -> anyhow::Result<bool> {
+    let metadata = MetadataCommand::new().no_deps().exec().context("cargo metadata")?;
+    let violations: Vec<String> = match check {
+        Check::Layers => layers::violations(&layers::crates(&metadata)).iter().map(ToString::to_string).collect(),
+        Check::Size => size::too_long(Path::new(metadata.workspace_root.as_str()))?,
+    };
+    let mut stdout = std::io::stdout().lock();
+    for violation in &violations {
+        writeln!(stdout, "{violation}").context("stdout")?;
+    }
+    Ok(violations.is_empty())
+}
