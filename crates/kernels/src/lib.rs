@@ -11,6 +11,7 @@ mod activation;
 mod attention;
 mod exp;
 mod host;
+mod linear;
 mod loss;
 mod matrix;
 mod moments;
@@ -22,6 +23,7 @@ use candle_core::Device;
 
 pub use activation::{swiglu, swiglu_backward};
 pub use attention::{Attended, Heads, attention, attention_backward};
+pub use linear::{column_sums, from_units, into_units, unit_gradient};
 pub use loss::{HeadGradients, cross_entropy, token_losses};
 pub use moments::Moments;
 pub use norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};

@@ -1,1 +1,27 @@
-//! Checkpoints: load, forward, layer-wise backward, cut, save.
+//! Checkpoints: read, run forward and backward, cut, save. Llama, Mistral, Qwen2 and Qwen3, told apart by data.
+//!
+//! [`Checkpoint`] (files, checked) → [`Model`] (weights, units as rows) → [`Model::cut`] (views) → losses, gradients, files.
+
+mod attention;
+mod checkpoint;
+mod config;
+mod cut;
+mod engine;
+mod error;
+mod gradient;
+mod header;
+mod importance;
+mod load;
+mod mlp;
+mod model;
+mod parameter;
+mod save;
+
+pub use checkpoint::Checkpoint;
+pub use engine::{Batch, Observer, Recompute};
+pub use error::{ModelError, Result};
+pub use gradient::{Gradient, Gradients, NoSink, Sink};
+pub use importance::{Calibration, calibrate};
+pub use model::{Model, rope_frequencies};
+pub use parameter::{Parameter, Place, parameters};
+pub use save::{StoredType, save};

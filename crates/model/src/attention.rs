@@ -1,0 +1,125 @@
+//! The attention half of a block: `x + O(softmax attention(Q n, K n, V n))`, `n = RMSNorm(x)`.
+
+use candle_core::Tensor;
+use taper_kernels::{
+    Attended, Heads, Result, Rope, Turn, attention, attention_backward, from_units, into_units, rms_norm,
+    rms_norm_backward,
+};
+
+use crate::error::candle;
+use crate::model::Attention;
+use crate::{Gradient, Parameter, Place, Sink};
+
+/// What all blocks share in one pass.
+pub(crate) struct Context {
+    pub(crate) sequences: usize,
+    pub(crate) tokens: usize,
+    pub(crate) d_head: usize,
+    pub(crate) eps: f64,
+    pub(crate) rope: Rope,
+}
+
+/// What the backward pass needs of the forward pass.
+pub(crate) struct AttentionTape {
+    normed: Tensor,                // [tokens, d_model]
+    unnormed: Option<[Tensor; 2]>, // q and k before their norm, if they have one
+    q: Tensor,                     // after norm and rotation
+    k: Tensor,
+    v: Tensor,
+    attended: Attended,
+}
+
+impl AttentionTape {
+    /// The input of o: `[tokens, n_heads * d_head]`.
+    pub(crate) fn units(&self) -> &Tensor {
+        &self.attended.out
+    }
+}
+
+impl Attention {
+    fn heads<'a>(&'a self, context: &Context) -> Heads<'a> {
+        Heads {
+            sequences: context.sequences,
+            tokens: context.tokens,
+            d_head: context.d_head,
+            kv_of: &self.kv_of,
+            n_kv_heads: self.n_kv_heads,
+            window: self.window,
+        }
+    }
+
+    /// `x` `[tokens, d_model]` is the residual stream, and so is the result.
+    pub(crate) fn forward(&self, context: &Context, x: &Tensor) -> Result<(Tensor, AttentionTape)> {
+        let tape = self.tape(context, x)?;
+        let y = from_units(tape.units(), &self.o, self.o_bias.as_ref())?;
+        Ok(((x + y).map_err(candle("residual"))?, tape))
+    }
+
+    /// All but the output projection.
+    pub(crate) fn tape(&self, context: &Context, x: &Tensor) -> Result<AttentionTape> {
+        let normed = rms_norm(x, &self.norm, context.eps)?;
+        let bias = |index: usize| self.qkv_bias.as_ref().map(|bias| &bias[index]);
+        let q = into_units(&normed, &self.q, bias(0))?; // [tokens, n_heads * d_head]
+        let k = into_units(&normed, &self.k, bias(1))?; // [tokens, n_kv_heads * d_head]
+        let v = into_units(&normed, &self.v, bias(2))?;
+        let (unnormed, q, k) = match &self.qk_norm {
+            Some([q_norm, k_norm]) => {
+                let normed = |x: &Tensor, weight| per_head(x, context, |x| rms_norm(x, weight, context.eps));
+                let (normed_q, normed_k) = (normed(&q, q_norm)?, normed(&k, k_norm)?);
+                (Some([q, k]), normed_q, normed_k)
+            }
+            None => (None, q, k),
+        };
+        let (q, k) = (context.rope.apply(&q, Turn::Forward)?, context.rope.apply(&k, Turn::Forward)?);
+        let attended = attention(&q, &k, &v, self.heads(context))?;
+        Ok(AttentionTape { normed, unnormed, q, k, v, attended })
+    }
+
+    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`.
+    pub(crate) fn backward(
+        &self, context: &Context, (block, x): (usize, &Tensor), tape: &AttentionTape, g: &Tensor, sink: &mut dyn Sink,
+    ) -> Result<Tensor> {
+        use Parameter as P;
+        let mut take = |parameter, gradient: Gradient<'_>| sink.take(Place::of(block, parameter), gradient);
+        take(P::O, Gradient::Matrix { units: tape.units(), other: g, weight: &self.o })?;
+        if self.o_bias.is_some() {
+            take(P::OBias, Gradient::Bias { dy: g })?;
+        }
+        let dout = into_units(g, &self.o, None)?; // [tokens, n_heads * d_head]
+        let inputs = [&tape.q, &tape.k, &tape.v];
+        let [dq, dk, dv] = attention_backward(inputs, self.heads(context), &tape.attended, &dout)?;
+        let (mut dq, mut dk) = (context.rope.apply(&dq, Turn::Back)?, context.rope.apply(&dk, Turn::Back)?);
+        if let (Some([q_norm, k_norm]), Some([q, k])) = (&self.qk_norm, &tape.unnormed) {
+            for (parameter, x, weight, d) in [(P::QNorm, q, q_norm, &mut dq), (P::KNorm, k, k_norm, &mut dk)] {
+                let (x, dy) = (split_heads(x, context)?, split_heads(d, context)?); // [tokens * heads, d_head]
+                take(parameter, Gradient::Norm { x: &x, eps: context.eps, dy: &dy })?;
+                let dx = rms_norm_backward(&x, weight, context.eps, &dy)?;
+                *d = dx.reshape(d.dims()).map_err(candle("heads"))?;
+            }
+        }
+        let mut dn: Option<Tensor> = None;
+        let matrices = [(P::Q, P::QBias, &self.q, &dq), (P::K, P::KBias, &self.k, &dk), (P::V, P::VBias, &self.v, &dv)];
+        for (matrix, bias, weight, units) in matrices {
+            take(matrix, Gradient::Matrix { units, other: &tape.normed, weight })?;
+            if self.qkv_bias.is_some() {
+                take(bias, Gradient::Bias { dy: units })?;
+            }
+            let part = from_units(units, weight, None)?; // [tokens, d_model]
+            dn = Some(dn.map_or(Ok(part.clone()), |sum| sum + part).map_err(candle("sum"))?);
+        }
+        let dn = dn.map_or_else(|| g.zeros_like(), Ok).map_err(candle("sum"))?;
+        take(P::AttentionNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
+        let dx = rms_norm_backward(x, &self.norm, context.eps, &dn)?;
+        (g + dx).map_err(candle("residual"))
+    }
+}
+
+/// `[tokens, heads * d_head]` as `[tokens * heads, d_head]`.
+fn split_heads(x: &Tensor, context: &Context) -> Result<Tensor> {
+    let rows = x.elem_count() / context.d_head;
+    x.reshape((rows, context.d_head)).map_err(candle("heads"))
+}
+
+fn per_head(x: &Tensor, context: &Context, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    f(&split_heads(x, context)?)?.reshape(x.dims()).map_err(candle("heads"))
+}

@@ -1,0 +1,116 @@
+//! Where the backward pass hands over what gradients are made of.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use taper_kernels::{Result, column_sums, rms_norm_weight_gradient, unit_gradient};
+
+use crate::error::candle;
+use crate::{Parameter, Place};
+
+/// A parameter's gradient, not yet formed: the sink decides what of it is worth computing.
+#[derive(Debug)]
+pub enum Gradient<'a> {
+    /// Of a matrix, units as rows: `unitsᵀ · other`.
+    Matrix {
+        /// `[tokens, units]`.
+        units: &'a Tensor,
+        /// `[tokens, d_model]`.
+        other: &'a Tensor,
+        /// The weight, `[units, d_model]`.
+        weight: &'a Tensor,
+    },
+    /// Of a bias: the column sums of `dy`.
+    Bias {
+        /// `[tokens, d]`.
+        dy: &'a Tensor,
+    },
+    /// Of an RMSNorm's weight.
+    Norm {
+        /// Its input, `[…, d]`.
+        x: &'a Tensor,
+        /// Its `eps`.
+        eps: f64,
+        /// Gradient of its output.
+        dy: &'a Tensor,
+    },
+    /// Of the embedding: row `t` of `dy` belongs to row `ids[t]`.
+    Rows {
+        /// One a token.
+        ids: &'a [u32],
+        /// `[tokens, d_model]`.
+        dy: &'a Tensor,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
+}
+
+impl Gradient<'_> {
+    /// The gradient itself, a matrix of a sub-block with units as rows.
+    ///
+    /// # Errors
+    /// What the operation says.
+    pub fn form(&self) -> Result<Tensor> {
+        match self {
+            Self::Matrix { units, other, .. } => unit_gradient(units, other),
+            Self::Bias { dy } => column_sums(dy),
+            Self::Norm { x, eps, dy } => rms_norm_weight_gradient(x, *eps, dy),
+            Self::Rows { ids, dy, vocab } => scatter(ids, dy, *vocab),
+        }
+    }
+}
+
+fn scatter(ids: &[u32], dy: &Tensor, vocab: usize) -> Result<Tensor> {
+    let rows = dy.to_vec2::<f32>().map_err(candle("embedding gradient"))?;
+    let d = dy.dims().last().copied().unwrap_or(0);
+    let mut out = vec![0.0_f32; vocab * d];
+    for (id, row) in ids.iter().zip(&rows) {
+        let start = *id as usize * d;
+        out[start..start + d].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    }
+    Tensor::from_vec(out, (vocab, d), dy.device()).map_err(candle("embedding gradient"))
+}
+
+/// Takes what the backward pass comes by, in the order of the pass: last block first. A parameter may come more than once
+/// (micro-batches, pieces of the head, a tied head and its embedding); its gradient is the sum.
+pub trait Sink {
+    /// Takes `gradient` of the parameter at `place`.
+    ///
+    /// # Errors
+    /// Whatever the operations on it return.
+    fn take(&mut self, place: Place, gradient: Gradient<'_>) -> Result<()>;
+}
+
+/// Takes nothing: the loss alone is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct NoSink;
+
+impl Sink for NoSink {
+    fn take(&mut self, _: Place, _: Gradient<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Forms and sums every gradient. A tied head's goes to the embedding.
+#[derive(Debug, Default)]
+pub struct Gradients {
+    /// By place; o and down transposed to their stored form, as all matrices of sub-blocks are units by `d_model`.
+    pub by_place: BTreeMap<Place, Tensor>,
+    /// Whether the model's head is its embedding.
+    pub tied_head: bool,
+}
+
+impl Sink for Gradients {
+    fn take(&mut self, mut place: Place, gradient: Gradient<'_>) -> Result<()> {
+        if self.tied_head && place.parameter == Parameter::Head {
+            place.parameter = Parameter::Embedding;
+        }
+        let formed = gradient.form()?;
+        let sum = match self.by_place.get(&place) {
+            Some(before) => before.add(&formed).map_err(candle("sum of gradients"))?,
+            None => formed,
+        };
+        self.by_place.insert(place, sum);
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Weights from a checkpoint into memory, as f32, units as rows.
+
+use candle_core::{Device, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use taper_arch::{AttentionSpec, ModelSpec};
+
+use crate::checkpoint::Stored;
+use crate::error::{at, candle};
+use crate::model::{Attention, Block, Mlp, Model};
+use crate::parameter::parameters;
+use crate::{Checkpoint, ModelError, Parameter, Place, Result, StoredType};
+
+impl Model {
+    /// Reads all weights.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFinite`] naming file, tensor and index of the first NaN or infinity.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self> {
+        let places: Vec<Place> = parameters(checkpoint.spec()).into_iter().map(|(place, _)| place).collect();
+        let read: Vec<Result<Tensor>> = places.par_iter().map(|place| read(checkpoint, *place)).collect();
+        let mut tensors = std::collections::BTreeMap::new();
+        for (place, tensor) in places.into_iter().zip(read) {
+            tensors.insert(place, tensor?);
+        }
+        let take = |place: Place| {
+            let path = checkpoint.dir().to_owned();
+            tensors.get(&place).cloned().ok_or_else(|| ModelError::MissingTensor { path, tensor: place.to_string() })
+        };
+        Self::assemble(checkpoint.spec().clone(), &take)
+    }
+
+    /// A model of `spec` from its parameters, matrices of sub-blocks with units as rows.
+    pub(crate) fn assemble(spec: ModelSpec, take: &dyn Fn(Place) -> Result<Tensor>) -> Result<Self> {
+        let mut blocks = Vec::with_capacity(spec.blocks.len());
+        for (index, block) in spec.blocks.iter().enumerate() {
+            let take = |parameter| take(Place::of(index, parameter));
+            let attention = block.attention.map(|attention| assemble_attention(&spec, attention, &take)).transpose()?;
+            let mlp = block.mlp.map(|_| assemble_mlp(&spec, &take)).transpose()?;
+            blocks.push(Block { attention, mlp });
+        }
+        let head = (!spec.tied_head).then(|| take(Place::global(Parameter::Head))).transpose()?;
+        let embedding = take(Place::global(Parameter::Embedding))?;
+        let norm = take(Place::global(Parameter::FinalNorm))?;
+        Ok(Self { spec, embedding, blocks, norm, head })
+    }
+}
+
+fn assemble_attention(
+    spec: &ModelSpec, attention: AttentionSpec, take: &dyn Fn(Parameter) -> Result<Tensor>,
+) -> Result<Attention> {
+    use Parameter as P;
+    let all = |on: bool, names: [P; 3]| -> Result<Option<[Tensor; 3]>> {
+        let [a, b, c] = names;
+        if on { Ok(Some([take(a)?, take(b)?, take(c)?])) } else { Ok(None) }
+    };
+    Ok(Attention {
+        norm: take(P::AttentionNorm)?,
+        q: take(P::Q)?,
+        k: take(P::K)?,
+        v: take(P::V)?,
+        o: take(P::O)?,
+        qkv_bias: all(spec.qkv_bias, [P::QBias, P::KBias, P::VBias])?,
+        o_bias: spec.o_bias.then(|| take(P::OBias)).transpose()?,
+        qk_norm: if spec.qk_norm { Some([take(P::QNorm)?, take(P::KNorm)?]) } else { None },
+        kv_of: (0..attention.n_heads).map(|head| head / attention.heads_per_group()).collect(),
+        n_kv_heads: attention.n_kv_heads,
+        window: attention.window,
+    })
+}
+
+fn assemble_mlp(spec: &ModelSpec, take: &dyn Fn(Parameter) -> Result<Tensor>) -> Result<Mlp> {
+    use Parameter as P;
+    Ok(Mlp {
+        norm: take(P::MlpNorm)?,
+        gate: take(P::Gate)?,
+        up: take(P::Up)?,
+        down: take(P::Down)?,
+        gate_up_bias: if spec.mlp_bias { Some([take(P::GateBias)?, take(P::UpBias)?]) } else { None },
+        down_bias: spec.mlp_bias.then(|| take(P::DownBias)).transpose()?,
+    })
+}
+
+fn read(checkpoint: &Checkpoint, place: Place) -> Result<Tensor> {
+    let missing = || ModelError::MissingTensor { path: checkpoint.dir().to_owned(), tensor: place.to_string() };
+    let stored = checkpoint.tensor(place).ok_or_else(missing)?;
+    let values = decode(&stored);
+    if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        let (path, tensor) = (stored.path.to_owned(), place.to_string());
+        return Err(ModelError::NotFinite { path, tensor, index, value: values[index] });
+    }
+    let tensor = Tensor::from_vec(values, stored.shape, &Device::Cpu);
+    let tensor = tensor.and_then(|t| if place.parameter.transposed() { t.t()?.contiguous() } else { Ok(t) });
+    tensor.map_err(candle("load")).map_err(at(place.to_string()))
+}
+
+fn decode(stored: &Stored<'_>) -> Vec<f32> {
+    let pairs = || stored.bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+    match stored.stored {
+        StoredType::F32 => stored.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        StoredType::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+        StoredType::BF16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+    }
+}

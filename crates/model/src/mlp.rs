@@ -1,0 +1,69 @@
+//! The MLP half of a block: `x + D(silu(G n) · U n)`, `n = RMSNorm(x)`.
+
+use candle_core::Tensor;
+use taper_kernels::{Result, from_units, into_units, rms_norm, rms_norm_backward, swiglu, swiglu_backward};
+
+use crate::attention::Context;
+use crate::error::candle;
+use crate::model::Mlp;
+use crate::{Gradient, Parameter, Place, Sink};
+
+/// What the backward pass needs of the forward pass.
+pub(crate) struct MlpTape {
+    normed: Tensor, // [tokens, d_model]
+    gate: Tensor,   // [tokens, d_ff]
+    up: Tensor,     // [tokens, d_ff]
+    h: Tensor,      // [tokens, d_ff]
+}
+
+impl MlpTape {
+    /// The input of down: `[tokens, d_ff]`.
+    pub(crate) fn units(&self) -> &Tensor {
+        &self.h
+    }
+}
+
+impl Mlp {
+    /// `x` `[tokens, d_model]` is the residual stream, and so is the result.
+    pub(crate) fn forward(&self, context: &Context, x: &Tensor) -> Result<(Tensor, MlpTape)> {
+        let tape = self.tape(context, x)?;
+        let y = from_units(&tape.h, &self.down, self.down_bias.as_ref())?;
+        Ok(((x + y).map_err(candle("residual"))?, tape))
+    }
+
+    /// All but the output projection.
+    pub(crate) fn tape(&self, context: &Context, x: &Tensor) -> Result<MlpTape> {
+        let normed = rms_norm(x, &self.norm, context.eps)?;
+        let bias = |index: usize| self.gate_up_bias.as_ref().map(|bias| &bias[index]);
+        let gate = into_units(&normed, &self.gate, bias(0))?; // [tokens, d_ff]
+        let up = into_units(&normed, &self.up, bias(1))?;
+        let h = swiglu(&gate, &up)?;
+        Ok(MlpTape { normed, gate, up, h })
+    }
+
+    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`.
+    pub(crate) fn backward(
+        &self, context: &Context, (block, x): (usize, &Tensor), tape: &MlpTape, g: &Tensor, sink: &mut dyn Sink,
+    ) -> Result<Tensor> {
+        use Parameter as P;
+        let mut take = |parameter, gradient: Gradient<'_>| sink.take(Place::of(block, parameter), gradient);
+        take(P::Down, Gradient::Matrix { units: &tape.h, other: g, weight: &self.down })?;
+        if self.down_bias.is_some() {
+            take(P::DownBias, Gradient::Bias { dy: g })?;
+        }
+        let dh = into_units(g, &self.down, None)?; // [tokens, d_ff]
+        let (dgate, dup) = swiglu_backward(&tape.gate, &tape.up, &dh)?;
+        for (matrix, bias, weight, units) in
+            [(P::Gate, P::GateBias, &self.gate, &dgate), (P::Up, P::UpBias, &self.up, &dup)]
+        {
+            take(matrix, Gradient::Matrix { units, other: &tape.normed, weight })?;
+            if self.gate_up_bias.is_some() {
+                take(bias, Gradient::Bias { dy: units })?;
+            }
+        }
+        let dn = (from_units(&dgate, &self.gate, None)? + from_units(&dup, &self.up, None)?).map_err(candle("sum"))?;
+        take(P::MlpNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
+        let dx = rms_norm_backward(x, &self.norm, context.eps, &dn)?;
+        (g + dx).map_err(candle("residual"))
+    }
+}
