@@ -1,6 +1,10 @@
 //! First and second moments of two series, in one sweep and in f64: what correlations are made of.
 
+use candle_core::Tensor;
 use rayon::prelude::*;
+
+use crate::host::{self, Host};
+use crate::{KernelError, Result};
 
 /// Values swept as one piece; fixed, so that the sum's order is.
 const PIECE: usize = 16 * 1024;
@@ -25,21 +29,56 @@ pub struct Moments {
 impl Moments {
     /// Of pairs `(x, y)`; what one series has more than the other is not looked at.
     pub fn of(x: &[f32], y: &[f32]) -> Self {
-        let pieces = x.par_chunks(PIECE).zip(y.par_chunks(PIECE)).map(|(x, y)| {
-            let mut lanes = [Self::default(); 4];
-            for (index, (x, y)) in x.iter().zip(y).enumerate() {
-                let (x, y) = (f64::from(*x), f64::from(*y));
-                let lane = &mut lanes[index % 4];
-                lane.x += x;
-                lane.xx += x * x;
-                lane.y += y;
-                lane.yy += y * y;
-                lane.xy += x * y;
-            }
-            let sum = lanes.into_iter().fold(Self::default(), Self::plus);
-            Self { n: x.len().min(y.len()) as f64, ..sum }
-        });
+        let pieces = x.par_chunks(PIECE).zip(y.par_chunks(PIECE)).map(|(x, y)| Self::piece(x, y));
         pieces.collect::<Vec<_>>().into_iter().fold(Self::default(), Self::plus)
+    }
+
+    /// Of the entries of `x` and those of the `rows` of `y`, row by row: a kept part against the whole.
+    ///
+    /// # Shapes
+    /// `x` `[rows.len(), d]`, `y` `[any, d]`.
+    ///
+    /// # Errors
+    /// If shapes, layout or device do not fit.
+    pub fn of_rows(x: &Tensor, y: &Tensor, rows: &[usize]) -> Result<Self> {
+        const OP: &str = "moments";
+        let ((kept, d), (all, wide)) = (host::rows(OP, "x", x)?, host::rows(OP, "y", y)?);
+        if kept != rows.len() || d != wide {
+            return Err(host::shape(OP, "x", x, format!("[{}, {wide}]", rows.len())));
+        }
+        if let Some(row) = rows.iter().find(|row| **row >= all) {
+            let want = format!("rows below {all}");
+            return Err(KernelError::Shape { op: OP, what: "rows", got: vec![*row], want });
+        }
+        let (x, y) = (Host::of(OP, x)?, Host::of(OP, y)?);
+        let step = (PIECE / d.max(1)).max(1); // rows a piece
+        let pieces = rows.par_chunks(step).zip(x.par_chunks(step * d.max(1))).map(|(rows, x)| {
+            let pairs = rows.iter().zip(x.chunks(d.max(1)));
+            pairs.map(|(row, x)| Self::piece(x, &y[row * d..(row + 1) * d])).fold(Self::default(), Self::plus)
+        });
+        Ok(pieces.collect::<Vec<_>>().into_iter().fold(Self::default(), Self::plus))
+    }
+
+    /// Of a pair of short series, on one thread.
+    fn piece(x: &[f32], y: &[f32]) -> Self {
+        let mut lanes = [Self::default(); 4];
+        for (index, (x, y)) in x.iter().zip(y).enumerate() {
+            let (x, y) = (f64::from(*x), f64::from(*y));
+            let lane = &mut lanes[index % 4];
+            lane.x += x;
+            lane.xx += x * x;
+            lane.y += y;
+            lane.yy += y * y;
+            lane.xy += x * y;
+        }
+        let sum = lanes.into_iter().fold(Self::default(), Self::plus);
+        Self { n: x.len().min(y.len()) as f64, ..sum }
+    }
+
+    /// As if `x` had zeros beside the pairs of `whole` that are not among these: what was removed counts as 0.
+    #[must_use]
+    pub fn zeros_beside(self, whole: Self) -> Self {
+        Self { n: whole.n, y: whole.y, yy: whole.yy, ..self }
     }
 
     /// Of both together.
@@ -81,6 +120,18 @@ mod tests {
         assert_eq!(m, Moments { n: 3.0, x: 6.0, xx: 14.0, y: 13.0, yy: 69.0, xy: 31.0 });
         assert!((m.pearson() - 5.0 / (2.0 * (38.0_f64 / 3.0)).sqrt()).abs() < 1e-12);
         assert!((m.cosine() - 31.0 / (14.0 * 69.0_f64).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn rows_are_matched_and_removed_ones_count_as_zero() {
+        let t = |values: &[f32], rows| Tensor::from_slice(values, (rows, 2), &candle_core::Device::Cpu).unwrap();
+        let (x, y) = (t(&[1.0, 2.0], 1), t(&[5.0, 6.0, 7.0, 8.0], 2));
+        let m = Moments::of_rows(&x, &y, &[1]).unwrap();
+        assert_eq!(m, Moments { n: 2.0, x: 3.0, xx: 5.0, y: 15.0, yy: 113.0, xy: 23.0 });
+        let whole = Moments::of_rows(&y, &y, &[0, 1]).unwrap();
+        let zeroed = Moments::of(&[0.0, 0.0, 1.0, 2.0], &[5.0, 6.0, 7.0, 8.0]);
+        assert_eq!(m.zeros_beside(whole), zeroed);
+        assert!(Moments::of_rows(&x, &y, &[2]).is_err() && Moments::of_rows(&x, &y, &[0, 1]).is_err());
     }
 
     #[test]

@@ -59,6 +59,19 @@ pub fn square_sum(x: &Tensor) -> Result<f64> {
     Ok(pieces.collect::<Vec<_>>().into_iter().sum())
 }
 
+/// `Σ |x · y|` of all pairs of values.
+///
+/// # Errors
+/// If shapes, layout or device do not fit.
+pub fn abs_product_sum(x: &Tensor, y: &Tensor) -> Result<f64> {
+    const OP: &str = "abs_product_sum";
+    host::same_shape(OP, "y", y, x)?;
+    let (x, y) = (Host::of(OP, x)?, Host::of(OP, y)?);
+    let pieces = x.par_chunks(VALUES).zip(y.par_chunks(VALUES));
+    let pieces = pieces.map(|(x, y)| x.iter().zip(y).map(|(x, y)| (f64::from(*x) * f64::from(*y)).abs()).sum::<f64>());
+    Ok(pieces.collect::<Vec<_>>().into_iter().sum())
+}
+
 /// The index of the first value that is NaN or infinite.
 ///
 /// # Errors
@@ -79,6 +92,7 @@ mod tests {
         assert_eq!(column_square_sums(&x).unwrap(), [10.0, 20.0]);
         assert_eq!(row_abs_sums(&x).unwrap(), [3.0, 7.0]);
         assert_eq!(square_sum(&x).unwrap(), 30.0);
+        assert_eq!(abs_product_sum(&x, &x.neg().unwrap()).unwrap(), 30.0);
         assert_eq!(first_not_finite(&x).unwrap(), None);
         let bad = Tensor::from_slice(&[1.0_f32, f32::INFINITY, f32::NAN], 3, &Device::Cpu).unwrap();
         assert_eq!(first_not_finite(&bad).unwrap(), Some(1));

@@ -184,25 +184,27 @@ impl Model {
         let model = self.without_empty_blocks();
         let mut all = vec![(Place::global(P::Embedding), model.embedding.clone())];
         for (index, block) in model.blocks.iter().enumerate() {
-            let mut put = |parameter, tensor: &Tensor| all.push((Place::of(index, parameter), tensor.clone()));
+            let mut put = |parts: &[(Parameter, &Tensor)]| {
+                all.extend(parts.iter().map(|(parameter, tensor)| (Place::of(index, *parameter), (*tensor).clone())));
+            };
             if let Some(a) = &block.attention {
-                put(P::AttentionNorm, &a.norm);
-                [(P::Q, &a.q), (P::K, &a.k), (P::V, &a.v), (P::O, &a.o)].map(|(parameter, t)| put(parameter, t));
+                put(&[(P::AttentionNorm, &a.norm)]);
+                put(&[(P::Q, &a.q), (P::K, &a.k), (P::V, &a.v), (P::O, &a.o)]);
                 if let Some([q, k, v]) = &a.qkv_bias {
-                    [(P::QBias, q), (P::KBias, k), (P::VBias, v)].map(|(parameter, t)| put(parameter, t));
+                    put(&[(P::QBias, q), (P::KBias, k), (P::VBias, v)]);
                 }
-                a.o_bias.iter().for_each(|t| put(P::OBias, t));
+                a.o_bias.iter().for_each(|t| put(&[(P::OBias, t)]));
                 if let Some([q, k]) = &a.qk_norm {
-                    [(P::QNorm, q), (P::KNorm, k)].map(|(parameter, t)| put(parameter, t));
+                    put(&[(P::QNorm, q), (P::KNorm, k)]);
                 }
             }
             if let Some(m) = &block.mlp {
-                put(P::MlpNorm, &m.norm);
-                [(P::Gate, &m.gate), (P::Up, &m.up), (P::Down, &m.down)].map(|(parameter, t)| put(parameter, t));
+                put(&[(P::MlpNorm, &m.norm)]);
+                put(&[(P::Gate, &m.gate), (P::Up, &m.up), (P::Down, &m.down)]);
                 if let Some([gate, up]) = &m.gate_up_bias {
-                    [(P::GateBias, gate), (P::UpBias, up)].map(|(parameter, t)| put(parameter, t));
+                    put(&[(P::GateBias, gate), (P::UpBias, up)]);
                 }
-                m.down_bias.iter().for_each(|t| put(P::DownBias, t));
+                m.down_bias.iter().for_each(|t| put(&[(P::DownBias, t)]));
             }
         }
         all.push((Place::global(P::FinalNorm), model.norm.clone()));

@@ -1,0 +1,51 @@
+//! Why a candidate could not be scored.
+
+use taper_arch::ArchError;
+use taper_model::ModelError;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The pass did not compute what the proxy looks at.
+    #[error("{proxy}: {what} was not observed")]
+    NotObserved {
+        /// The proxy.
+        proxy: &'static str,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// The candidate does not fit the model.
+    #[error("candidate")]
+    Candidate {
+        /// Which block, and why.
+        #[source]
+        cause: ArchError,
+    },
+    /// The pass failed.
+    #[error("pass over the calibration tokens")]
+    Pass {
+        /// Where, and why.
+        #[source]
+        cause: ModelError,
+    },
+    /// A sketch without a dimension.
+    #[error("sketch rank is {rank}, wanted 1 to {most}")]
+    Rank {
+        /// The rank asked for.
+        rank: usize,
+        /// The model's width: more is not a sketch.
+        most: usize,
+    },
+}
+
+impl From<ModelError> for ProxyError {
+    fn from(cause: ModelError) -> Self {
+        Self::Pass { cause }
+    }
+}
+
+impl From<ArchError> for ProxyError {
+    fn from(cause: ArchError) -> Self {
+        Self::Candidate { cause }
+    }
+}

@@ -1,0 +1,160 @@
+//! The sinks of the backward pass: the whole model's gradients are kept, a candidate's are compared and dropped.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use taper_arch::{SelectedBlock, SubBlock};
+use taper_kernels::{KernelError, Moments, Result, abs_product_sum, square_sum};
+use taper_model::{Gradient, Parameter, Place, Sink};
+
+use crate::Seen;
+use crate::sketch::{Projected, Sketch};
+
+/// What is formed of a matrix's gradient.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Form<'a> {
+    /// Compare gradients; by sketches if there are any.
+    pub(crate) trace: bool,
+    pub(crate) sketch: Option<&'a Sketch>,
+    pub(crate) magnitudes: bool,
+}
+
+/// A matrix's gradient, as far as it was wanted: units as rows.
+#[derive(Debug, Clone, Default)]
+struct Formed {
+    dense: Option<Tensor>,
+    sketch: Option<Tensor>,
+}
+
+impl Formed {
+    fn compared(&self) -> Option<&Tensor> {
+        self.sketch.as_ref().or(self.dense.as_ref())
+    }
+
+    fn plus(self, other: Self) -> Result<Self> {
+        let sum = |a: Option<Tensor>, b: Option<Tensor>| match (a, b) {
+            (Some(a), Some(b)) => (a + b).map(Some),
+            (a, b) => Ok(a.or(b)),
+        };
+        let wrap = |cause| KernelError::Tensor { op: "sum of gradients", cause };
+        let dense = sum(self.dense, other.dense).map_err(wrap)?;
+        Ok(Self { dense, sketch: sum(self.sketch, other.sketch).map_err(wrap)? })
+    }
+}
+
+/// Gradients of the whole model, and their own moments.
+#[derive(Debug, Default)]
+pub(crate) struct BaseTrace {
+    gradients: BTreeMap<Place, (Tensor, Moments)>,
+}
+
+impl BaseTrace {
+    /// The whole against itself.
+    pub(crate) fn whole(&self, place: Place) -> Option<&(Tensor, Moments)> {
+        self.gradients.get(&place)
+    }
+}
+
+/// Sums the gradients of the pieces of a batch; at the last piece each is handed to `done` and dropped.
+pub(crate) struct TraceSink<'a> {
+    form: Form<'a>,
+    pending: BTreeMap<Place, Formed>,
+    projected: Projected,
+    /// Set before the last piece.
+    pub(crate) last: bool,
+    done: Done<'a>,
+}
+
+enum Done<'a> {
+    Keep(BaseTrace),
+    Compare { base: &'a BaseTrace, kept: &'a [SelectedBlock], d_head: usize, seen: Vec<[Seen; 2]> },
+}
+
+impl<'a> TraceSink<'a> {
+    pub(crate) fn keep(form: Form<'a>) -> Self {
+        let done = Done::Keep(BaseTrace::default());
+        Self { form, pending: BTreeMap::new(), projected: Projected::default(), last: false, done }
+    }
+
+    pub(crate) fn compare(form: Form<'a>, base: &'a BaseTrace, kept: &'a [SelectedBlock], d_head: usize) -> Self {
+        let done = Done::Compare { base, kept, d_head, seen: vec![[Seen::default(); 2]; kept.len()] };
+        Self { form, pending: BTreeMap::new(), projected: Projected::default(), last: false, done }
+    }
+
+    pub(crate) fn into_base(self) -> BaseTrace {
+        match self.done {
+            Done::Keep(base) => base,
+            Done::Compare { .. } => BaseTrace::default(),
+        }
+    }
+
+    pub(crate) fn into_seen(self) -> Vec<[Seen; 2]> {
+        match self.done {
+            Done::Compare { seen, .. } => seen,
+            Done::Keep(_) => Vec::new(),
+        }
+    }
+}
+
+impl Sink for TraceSink<'_> {
+    fn take(&mut self, place: Place, gradient: Gradient<'_>) -> Result<()> {
+        let (Some(half), Some(block)) = (place.parameter.traced(), place.block) else { return Ok(()) };
+        let Gradient::Matrix { units, other, weight } = &gradient else { return Ok(()) };
+        let dense = self.form.magnitudes || (self.form.trace && self.form.sketch.is_none());
+        let mut formed = Formed { dense: dense.then(|| gradient.form()).transpose()?, sketch: None };
+        if let (true, Some(sketch)) = (self.form.trace, self.form.sketch) {
+            formed.sketch = Some(self.projected.form(sketch, place, units, other)?);
+        }
+        if let Some(before) = self.pending.remove(&place) {
+            formed = before.plus(formed)?;
+        }
+        if !self.last {
+            self.pending.insert(place, formed);
+            return Ok(());
+        }
+        match &mut self.done {
+            Done::Keep(base) => base.put(place, &formed),
+            Done::Compare { base, kept, d_head, seen } => {
+                let seen = &mut seen[block][half as usize];
+                if self.form.magnitudes && let Some(dense) = &formed.dense {
+                    *seen.gradient_square.get_or_insert(0.0) += square_sum(dense)?;
+                    *seen.saliency.get_or_insert(0.0) += abs_product_sum(weight, dense)?;
+                }
+                match (self.form.trace, formed.compared(), base.whole(place)) {
+                    (true, Some(ours), Some((theirs, whole))) => {
+                        let moments = Moments::of_rows(ours, theirs, &rows(&kept[block], place.parameter, *d_head))?;
+                        let add = |sum: &mut Option<Moments>, m| *sum = Some(sum.unwrap_or_default().plus(m));
+                        add(&mut seen.trace, moments);
+                        add(&mut seen.trace_with_removed, moments.zeros_beside(*whole));
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl BaseTrace {
+    fn put(&mut self, place: Place, formed: &Formed) -> Result<()> {
+        if let Some(gradient) = formed.compared() {
+            let all: Vec<usize> = (0..gradient.dims()[0]).collect();
+            let moments = Moments::of_rows(gradient, gradient, &all)?;
+            self.gradients.insert(place, (gradient.clone(), moments));
+        }
+        Ok(())
+    }
+}
+
+/// The rows of the whole model's matrix that `kept` keeps, in the order of the cut matrix.
+fn rows(kept: &SelectedBlock, parameter: Parameter, d_head: usize) -> Vec<usize> {
+    let wide = |units: &[usize]| units.iter().flat_map(|unit| unit * d_head..(unit + 1) * d_head).collect();
+    match (parameter.traced(), &kept.attention, &kept.mlp) {
+        (Some(SubBlock::Attention), Some(attention), _) => match parameter {
+            Parameter::K | Parameter::V => wide(&attention.groups),
+            _ => wide(&attention.heads),
+        },
+        (Some(SubBlock::Mlp), _, Some(channels)) => channels.clone(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,114 @@
+//! Against PyTorch: loss, correlation, norm and saliency of candidates of five tiny models (`scripts/reference_trace.py`).
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use taper_arch::{KeptBlock, Selection};
+use taper_model::{Checkpoint, Model};
+use taper_proxies::methods::gradient_trace::GradientTrace;
+use taper_proxies::{Base, Needs, Observation, Projection, Proxy, Settings};
+
+const NAMES: [&str; 5] = ["llama-bias", "llama-gqa-rope3", "mistral-window", "qwen2-gqa", "qwen3-gqa"];
+const ABSOLUTE: f64 = 1e-5; // rho and loss, as the goldens' provenance says
+const RELATIVE: f64 = 1e-4; // dot, norms and saliency
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/golden").join(name)
+}
+
+fn tokens(name: &str) -> (Vec<u32>, usize) {
+    let golden = candle_core::safetensors::load(folder(name).join("golden.safetensors"), &candle_core::Device::Cpu);
+    let ids = golden.unwrap()["input_ids"].to_dtype(candle_core::DType::U32).unwrap().to_vec2::<u32>().unwrap();
+    (ids.concat(), ids[0].len())
+}
+
+fn reference(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("golden/{name}.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Calls `check` with each candidate's reference and what taper sees of it.
+fn each_candidate(check: impl Fn(&str, &Value, &Observation)) {
+    for name in NAMES {
+        let model = Model::load(&Checkpoint::open(&folder(name)).unwrap()).unwrap();
+        let (ids, length) = tokens(name);
+        let needs = Needs { loss: true, trace: Some(Projection::Dense), magnitudes: true };
+        let base = Base::new(&model, &ids, length, Settings { needs, seed: 0 }).unwrap();
+        let reference = reference(name);
+        let loss = reference["base_loss"].as_f64().unwrap();
+        assert!((base.loss().unwrap() - loss).abs() < ABSOLUTE);
+        let candidates = reference["candidates"].as_array().unwrap();
+        assert_eq!(candidates.len(), 6);
+        for wanted in candidates {
+            let kept: Vec<KeptBlock> = serde_json::from_value(wanted["candidate"].clone()).unwrap();
+            let kept = Selection::from_candidate(model.spec(), &kept).unwrap();
+            let about = format!("{name}: {}", wanted["about"].as_str().unwrap());
+            check(&about, wanted, &base.observe(&kept.blocks).unwrap());
+        }
+    }
+}
+
+/// The reference's per-block lists of attention and MLP beside what was seen.
+fn pairs(wanted: &Value, seen: &Observation, value: impl Fn(&taper_proxies::Seen) -> f64) -> Vec<(f64, Option<f64>)> {
+    let mut all = Vec::new();
+    for (half, name) in ["attention", "mlp"].into_iter().enumerate() {
+        let list = wanted[name].as_array().unwrap();
+        assert_eq!(list.len(), seen.blocks.len());
+        for (wanted, block) in list.iter().zip(&seen.blocks) {
+            all.push((wanted.as_f64().unwrap_or(0.0), block[half].as_ref().map(&value)));
+        }
+    }
+    all
+}
+
+#[test]
+fn losses_and_kept_ratios_are_those_of_pytorch() {
+    each_candidate(|about, wanted, seen| {
+        let loss = wanted["loss"].as_f64().unwrap();
+        assert!((seen.loss.unwrap() - loss).abs() < ABSOLUTE, "{about}: {:?} {loss}", seen.loss);
+        for (wanted, kept) in pairs(&wanted["kept"], seen, |seen| seen.kept) {
+            assert!((kept.unwrap_or(0.0) - wanted).abs() < 1e-9, "{about}");
+        }
+    });
+}
+
+#[test]
+fn correlations_and_their_sums_are_those_of_pytorch() {
+    each_candidate(|about, wanted, seen| {
+        for similarity in ["pearson", "cosine", "dot"] {
+            for removed in ["zero", "drop"] {
+                let wanted = &wanted["trace"][similarity][removed];
+                let options = json!({"similarity": similarity, "removed": removed, "sketch_rank": "dense"});
+                let proxy: GradientTrace = serde_json::from_value(options).unwrap();
+                let near = |found: f64, wanted: f64| {
+                    let scale = if similarity == "dot" { RELATIVE * wanted.abs().max(1e-3) } else { ABSOLUTE };
+                    assert!((found - wanted).abs() <= scale, "{about} {similarity} {removed}: {found} {wanted}");
+                };
+                for (wanted, found) in pairs(&wanted["rho"], seen, |seen| proxy.correlation(seen).unwrap()) {
+                    near(found.unwrap_or(0.0), wanted);
+                }
+                let mut wide = proxy;
+                near(wide.score(seen).unwrap(), wanted["phi"].as_f64().unwrap());
+                wide.aggregation = taper_proxies::methods::gradient_trace::Aggregation::None;
+                near(wide.score(seen).unwrap(), wanted["phi_unweighted"].as_f64().unwrap());
+            }
+        }
+    });
+}
+
+#[test]
+fn norms_and_saliencies_are_those_of_pytorch() {
+    each_candidate(|about, wanted, seen| {
+        let near = |found: f64, wanted: f64| {
+            assert!((found - wanted).abs() <= RELATIVE * wanted.abs().max(1e-6), "{about}: {found} {wanted}");
+        };
+        for (wanted, found) in pairs(&wanted["gradient_norm"], seen, |seen| seen.gradient_square.unwrap().sqrt()) {
+            near(found.unwrap_or(0.0), wanted);
+        }
+        for (wanted, found) in pairs(&wanted["synaptic_saliency"], seen, |seen| seen.saliency.unwrap()) {
+            near(found.unwrap_or(0.0), wanted);
+        }
+        let total = taper_proxies::build("synaptic-saliency", &Value::Null).unwrap().score(seen).unwrap();
+        near(total, wanted["synaptic_saliency"]["total"].as_f64().unwrap());
+    });
+}
