@@ -1,1 +1,47 @@
-//! Evaluation of checkpoints.
+//! Evaluation of checkpoints, taper's own or not: perplexity on text.
+
+pub mod perplexity;
+
+use taper_data::DataError;
+use taper_model::ModelError;
+
+pub use perplexity::{Perplexity, Settings, documents_to_ids, perplexity};
+
+/// Why a model could not be evaluated.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// The text or its windows.
+    #[error("text to evaluate on")]
+    Data {
+        /// What is wrong with it.
+        #[source]
+        cause: DataError,
+    },
+    /// A text with nothing to predict.
+    #[error("text to evaluate on: {documents} documents with {tokens} tokens leave none to predict")]
+    Empty {
+        /// Documents given.
+        documents: usize,
+        /// Their tokens.
+        tokens: usize,
+    },
+    /// The forward pass.
+    #[error("evaluation")]
+    Model {
+        /// Where, and why.
+        #[source]
+        cause: ModelError,
+    },
+}
+
+impl From<DataError> for EvalError {
+    fn from(cause: DataError) -> Self {
+        Self::Data { cause }
+    }
+}
+
+impl From<ModelError> for EvalError {
+    fn from(cause: ModelError) -> Self {
+        Self::Model { cause }
+    }
+}
