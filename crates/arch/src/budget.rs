@@ -48,11 +48,8 @@ impl FromStr for Amount {
     type Err = ArchError;
 
     fn from_str(text: &str) -> Result<Self, ArchError> {
-        let refuse = |reason: &str| ArchError::Text {
-            text: text.to_owned(),
-            what: "a budget",
-            reason: reason.to_owned(),
-        };
+        let refuse =
+            |reason: &str| ArchError::Text { text: text.to_owned(), what: "a budget", reason: reason.to_owned() };
         let text = text.trim();
         let (digits, scale) = match text.char_indices().last() {
             Some((at, '%')) => (&text[..at], None),
@@ -61,7 +58,11 @@ impl FromStr for Amount {
             Some((at, 'B' | 'b' | 'G')) => (&text[..at], Some(1e9)),
             _ => (text, Some(1.0)),
         };
-        let number: f64 = digits.trim().parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0)
+        let number: f64 = digits
+            .trim()
+            .parse()
+            .ok()
+            .filter(|n: &f64| n.is_finite() && *n > 0.0)
             .ok_or_else(|| refuse("wanted a positive number such as 50%, 4.5B, 800M or 123456"))?;
         match scale {
             None if number <= 100.0 => Ok(Self::Share(number / 100.0)),

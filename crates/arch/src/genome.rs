@@ -144,7 +144,9 @@ impl Architecture {
 }
 
 fn apply_attention(
-    index: usize, genes: &AttentionGenes, spec: Option<AttentionSpec>,
+    index: usize,
+    genes: &AttentionGenes,
+    spec: Option<AttentionSpec>,
 ) -> Result<AttentionSpec, ArchError> {
     let refuse = |reason: String| ArchError::Mismatch { place: format!("block {index}, attention"), reason };
     let spec = spec.ok_or_else(|| refuse("kept, but the model has none there".to_owned()))?;

@@ -1,6 +1,7 @@
 //! What a model is and what it may become, as data: [`ModelSpec`], [`Architecture`] (the genome), [`SearchSpace`],
 //! [`Budget`], [`Selection`] and exact costs. No tensor, no file format, no method.
 
+mod adjust;
 pub mod budget;
 pub mod cost;
 mod fit;
@@ -52,7 +53,9 @@ pub enum ArchError {
         reason: String,
     },
     /// No architecture of the search space fits the budget.
-    #[error("no architecture of this search space has {unit} between {least} and {most}: it reaches from {smallest} to {largest}")]
+    #[error(
+        "no architecture of this search space has {unit} between {least} and {most}: it reaches from {smallest} to {largest}"
+    )]
     Infeasible {
         /// What is counted.
         unit: &'static str,

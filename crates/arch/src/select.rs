@@ -48,13 +48,17 @@ pub struct Selection {
 impl Selection {
     /// Keeps everything.
     pub fn whole(spec: &ModelSpec) -> Self {
-        UnitOrder::stored(spec).blocks.into_iter().map(|block| SelectedBlock {
-            attention: block.attention.map(|a| SelectedAttention {
-                heads: sorted(a.heads.into_iter().flatten().collect()),
-                groups: sorted(a.groups),
-            }),
-            mlp: block.mlp.map(sorted),
-        }).collect()
+        UnitOrder::stored(spec)
+            .blocks
+            .into_iter()
+            .map(|block| SelectedBlock {
+                attention: block.attention.map(|a| SelectedAttention {
+                    heads: sorted(a.heads.into_iter().flatten().collect()),
+                    groups: sorted(a.groups),
+                }),
+                mlp: block.mlp.map(sorted),
+            })
+            .collect()
     }
 
     /// A hand-written candidate, checked against the model.
@@ -140,7 +144,9 @@ impl UnitOrder {
     pub fn stored(spec: &ModelSpec) -> Self {
         let attention = |a: AttentionSpec| AttentionOrder {
             groups: (0..a.n_kv_heads).collect(),
-            heads: (0..a.n_kv_heads).map(|g| (g * a.heads_per_group()..(g + 1) * a.heads_per_group()).collect()).collect(),
+            heads: (0..a.n_kv_heads)
+                .map(|g| (g * a.heads_per_group()..(g + 1) * a.heads_per_group()).collect())
+                .collect(),
         };
         let blocks = spec.blocks.iter().map(|block| BlockOrder {
             attention: block.attention.map(attention),
@@ -249,7 +255,8 @@ mod tests {
                 let pick = |from: &[usize], at: &[usize]| sorted(at.iter().map(|i| from[*i]).collect());
                 let channels = prefix.mlp.as_ref().map(|at| pick(permuted.mlp.as_ref().unwrap(), at));
                 assert_eq!(channels, direct.mlp);
-                let heads = prefix.attention.as_ref().map(|at| pick(&permuted.attention.as_ref().unwrap().heads, &at.heads));
+                let heads =
+                    prefix.attention.as_ref().map(|at| pick(&permuted.attention.as_ref().unwrap().heads, &at.heads));
                 assert_eq!(heads, direct.attention.as_ref().map(|a| a.heads.clone()));
             }
         }

@@ -106,11 +106,18 @@ impl Slot {
         (a * b) as f64 / (full_a * full_b) as f64
     }
 
+    /// Units along each axis that make up `ratio` of the whole, not yet whole numbers; where both axes are free they share it.
+    pub(crate) fn units(&self, ratio: f64) -> [f64; 2] {
+        let both = self.spans.iter().all(|span| span.count() > 1);
+        let ratio = if both { ratio.sqrt() } else { ratio };
+        self.full().map(|full| full as f64 * ratio)
+    }
+
     /// `size` times `scale`; where both axes are free they share it.
-    pub(crate) fn scaled(&self, [a, b]: [usize; 2], scale: f64) -> [usize; 2] {
+    pub(crate) fn scaled(&self, [a, b]: [f64; 2], scale: f64) -> [usize; 2] {
         let both = self.spans.iter().all(|span| span.count() > 1);
         let scale = if both { scale.sqrt() } else { scale };
-        self.nearest([a as f64 * scale, b as f64 * scale])
+        self.nearest([a * scale, b * scale])
     }
 
     /// All legal sizes, ascending along each axis.
@@ -186,6 +193,13 @@ impl Slots {
         self.base + self.slots.iter().zip(sizes).map(|(slot, size)| slot.cost(*size)).sum::<u64>()
     }
 
+    /// Whether any multiple of the weights' common divisor beside `base` lies in `least..=most`. If not, no sizes do.
+    pub(crate) fn divides_into(&self, least: u64, most: u64) -> bool {
+        let divisor = self.slots.iter().flat_map(|slot| slot.terms).fold(0, gcd).max(1);
+        let over = |bound: u64| bound.saturating_sub(self.base);
+        most >= self.base && over(most) / divisor * divisor >= over(least)
+    }
+
     /// The slot that lives and dies with slot `index`.
     pub(crate) fn partner(&self, index: usize) -> Option<usize> {
         let same = |other: &usize| self.slots.get(*other).is_some_and(|s| s.block == self.slots[index].block);
@@ -250,7 +264,8 @@ impl Slots {
             match slot.half {
                 SubBlock::Attention => {
                     let (kind, bits) = old.attention.as_ref().map(|a| (a.kind, a.bits)).unwrap_or_default();
-                    let genes = |[heads_per_group, groups]: [usize; 2]| AttentionGenes { kind, heads_per_group, groups, bits };
+                    let genes =
+                        |[heads_per_group, groups]: [usize; 2]| AttentionGenes { kind, heads_per_group, groups, bits };
                     block.attention = size.map(genes);
                 }
                 SubBlock::Mlp => {
@@ -280,6 +295,10 @@ impl Slots {
     }
 }
 
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// The coefficients of `f(a, b) = fixed + b·(per_b + a·per_ab)` from three of its values.
 fn terms(mut f: impl FnMut(usize, usize) -> u64) -> [u64; 3] {
     let (one, wide, tall) = (f(1, 1), f(2, 1), f(1, 2));
@@ -299,7 +318,10 @@ mod tests {
     fn spans_step_snap_and_count() {
         let span = Span::new(172, 0.1, 32);
         assert_eq!(span.count(), span.sizes().count());
-        assert_eq!([0.0, 47.9, 48.0, 48.1, 165.0, 166.5, 1e30].map(|w| span.nearest(w)), [32, 32, 32, 64, 160, 172, 172]);
+        assert_eq!(
+            [0.0, 47.9, 48.0, 48.1, 165.0, 166.5, 1e30].map(|w| span.nearest(w)),
+            [32, 32, 32, 64, 160, 172, 172]
+        );
         assert_eq!([f64::NAN, -4.0, 95.9, 171.9, 172.0].map(|w| span.below(w)), [32, 32, 64, 160, 172]);
         assert_eq!([span.up(32), span.up(160), span.up(172)], [Some(64), Some(172), None]);
         assert!(span.sizes().all(|size| span.holds(size)) && ![0, 31, 33, 171, 192].iter().any(|s| span.holds(*s)));
@@ -329,6 +351,14 @@ mod tests {
     }
 
     #[test]
+    fn weights_come_in_multiples_of_the_common_divisor() {
+        let slots = Slots::new(&SearchSpace::default(), &example(), Counted::NonEmbedding).unwrap();
+        let base = slots.base; // all else is a multiple of d_model, 32
+        assert_eq!([0, 31, 32].map(|over| slots.divides_into(base + 1, base + over)), [false, false, true]);
+        assert!(slots.divides_into(0, base) && !slots.divides_into(0, base - 1));
+    }
+
+    #[test]
     fn a_ratio_over_two_axes_takes_the_largest_product_below_it() {
         let mut spec = example();
         spec.blocks[0].attention = Some(AttentionSpec { n_heads: 12, n_kv_heads: 4, window: None });
@@ -336,6 +366,6 @@ mod tests {
         let slots = Slots::new(&space, &spec, Counted::Total).unwrap();
         let slot = &slots.slots[0];
         assert_eq!([1.0, 0.7, 0.5, 0.01].map(|r| slot.at_most(r)), [[3, 4], [2, 4], [2, 3], [1, 1]]);
-        assert_eq!(slot.scaled([3, 4], 0.5), [2, 3]); // 3·√.5 = 2.1, 4·√.5 = 2.8
+        assert_eq!(slot.scaled([3.0, 4.0], 0.5), [2, 3]); // 3·√.5 = 2.1, 4·√.5 = 2.8
     }
 }

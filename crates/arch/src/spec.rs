@@ -273,7 +273,8 @@ mod tests {
         assert_eq!(refusal(|s| s.d_head = 7), "head_dim is 7, wanted an even number (rotary embedding)");
         assert_eq!(refusal(|s| s.rope_theta = f64::NAN), "rope_theta is NaN, wanted a positive number");
         assert_eq!(refusal(|s| s.blocks.clear()), "num_hidden_layers is 0, wanted 1 to 4096");
-        let heads = refusal(|s| s.blocks[1].attention = Some(AttentionSpec { n_heads: 3, n_kv_heads: 2, window: None }));
+        let heads =
+            refusal(|s| s.blocks[1].attention = Some(AttentionSpec { n_heads: 3, n_kv_heads: 2, window: None }));
         assert_eq!(heads, "num_attention_heads of block 1 is 3, wanted a multiple of num_key_value_heads, 2");
         let wide = refusal(|s| s.blocks[2].mlp = Some(MlpSpec { d_ff: usize::MAX }));
         assert_eq!(wide, format!("intermediate_size of block 2 is {}, wanted 1 to 1048576", usize::MAX));

@@ -1,0 +1,4 @@
+//! One file or folder a strategy.
+
+pub mod evolution;
+pub mod random;
