@@ -77,7 +77,12 @@ impl Attention {
 
     /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`.
     pub(crate) fn backward(
-        &self, context: &Context, (block, x): (usize, &Tensor), tape: &AttentionTape, g: &Tensor, sink: &mut dyn Sink,
+        &self,
+        context: &Context,
+        (block, x): (usize, &Tensor),
+        tape: &AttentionTape,
+        g: &Tensor,
+        sink: &mut dyn Sink,
     ) -> Result<Tensor> {
         use Parameter as P;
         let mut take = |parameter, gradient: Gradient<'_>| sink.take(Place::of(block, parameter), gradient);

@@ -159,7 +159,9 @@ fn weight_files(dir: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     let mut names = Vec::new();
     for (tensor, file) in map {
         let name = file.as_str().filter(|name| is_plain(name));
-        names.push(name.ok_or_else(|| refuse(format!("tensor `{tensor}` is said to be in {file}, wanted a file name")))?);
+        names.push(
+            name.ok_or_else(|| refuse(format!("tensor `{tensor}` is said to be in {file}, wanted a file name")))?,
+        );
     }
     names.sort_unstable();
     names.dedup();
@@ -192,7 +194,9 @@ fn pickles(dir: &Path) -> Result<String> {
 
 /// Finds every parameter of `spec`; anything else must be known to be superfluous.
 fn collect(
-    spec: &ModelSpec, index: &Path, shards: &[(Shard, Vec<(String, TensorInfo)>)],
+    spec: &ModelSpec,
+    index: &Path,
+    shards: &[(Shard, Vec<(String, TensorInfo)>)],
 ) -> Result<BTreeMap<Place, (usize, TensorInfo)>> {
     let mut found: BTreeMap<&str, (usize, &TensorInfo)> = BTreeMap::new();
     for (number, (shard, entries)) in shards.iter().enumerate() {
@@ -220,7 +224,8 @@ fn collect(
         }
         tensors.insert(place, (number, info.clone()));
     }
-    let superfluous = |name: &str| name.ends_with("rotary_emb.inv_freq") || (name == "lm_head.weight" && spec.tied_head);
+    let superfluous =
+        |name: &str| name.ends_with("rotary_emb.inv_freq") || (name == "lm_head.weight" && spec.tied_head);
     match found.into_iter().find(|(name, _)| !superfluous(name)) {
         Some((name, (number, _))) => {
             Err(ModelError::UnexpectedTensor { path: shards[number].0.path.clone(), tensor: name.to_owned() })

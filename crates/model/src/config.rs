@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use taper_arch::{AttentionSpec, BlockSpec, Family, MlpSpec, ModelSpec, RopeScaling};
 
-use crate::{ModelError, Result};
+use crate::{ModelError, Result, rope_frequencies};
 
 /// Whether a part exists.
 #[derive(Debug, Clone, Copy)]
@@ -94,14 +94,14 @@ struct Config<'a> {
 ///
 /// Layers may differ by `per_layer_config`, transformers' own field, which taper's exports use.
 pub(crate) fn read(path: &Path, config: &Value) -> Result<ModelSpec> {
-    let keys = config.as_object().ok_or_else(|| ModelError::Config {
-        path: path.to_owned(),
-        reason: "wanted a JSON object".to_owned(),
-    })?;
+    let keys = config
+        .as_object()
+        .ok_or_else(|| ModelError::Config { path: path.to_owned(), reason: "wanted a JSON object".to_owned() })?;
     let config = Config { path, keys };
     let descriptor = config.descriptor()?;
     if keys.get("quantization_config").is_some_and(|value| !value.is_null()) {
-        return Err(config.wrong("`quantization_config` is set: quantized weights cannot be pruned; take the original checkpoint"));
+        return Err(config
+            .wrong("`quantization_config` is set: quantized weights cannot be pruned; take the original checkpoint"));
     }
     match config.text("hidden_act")? {
         None | Some("silu" | "swish") => {}
@@ -126,6 +126,9 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<ModelSpec> {
         blocks: config.blocks(descriptor)?,
     };
     spec.validate().map_err(|cause| ModelError::Dimensions { path: path.to_owned(), cause })?;
+    if rope_frequencies(&spec).into_iter().any(|frequency| !(frequency * spec.max_tokens as f32).is_finite()) {
+        return Err(config.wrong("`rope_theta` and the rope scaling give frequencies that are not finite"));
+    }
     Ok(spec)
 }
 
@@ -180,9 +183,8 @@ impl Config<'_> {
     }
 
     fn flag(&self, key: &str) -> Result<bool> {
-        self.get(key).map_or(Ok(false), |value| {
-            value.as_bool().ok_or_else(|| self.mistyped(key, value, "true or false"))
-        })
+        self.get(key)
+            .map_or(Ok(false), |value| value.as_bool().ok_or_else(|| self.mistyped(key, value, "true or false")))
     }
 
     fn has(&self, has: Has) -> Result<bool> {
@@ -195,7 +197,8 @@ impl Config<'_> {
 
     /// `rope_scaling`, or the `rope_parameters` of transformers 5, which also hold the base.
     fn rope(&self) -> Result<Option<Config<'_>>> {
-        let Some((key, value)) = ["rope_parameters", "rope_scaling"].iter().find_map(|key| Some((*key, self.get(key)?)))
+        let Some((key, value)) =
+            ["rope_parameters", "rope_scaling"].iter().find_map(|key| Some((*key, self.get(key)?)))
         else {
             return Ok(None);
         };
@@ -243,14 +246,14 @@ impl Config<'_> {
         if let Some(stray) = own.into_iter().flat_map(Map::keys).find(|key| {
             key.parse::<usize>().ok().filter(|index| *index < count && index.to_string() == **key).is_none()
         }) {
-            return Err(self.wrong(&format!("`per_layer_config` names layer `{stray}`, wanted 0 to {}", count.max(1) - 1)));
+            return Err(
+                self.wrong(&format!("`per_layer_config` names layer `{stray}`, wanted 0 to {}", count.max(1) - 1))
+            );
         }
         (0..count).map(|index| self.block(descriptor, own, index)).collect()
     }
 
-    fn block(
-        &self, descriptor: &Descriptor, own: Option<&Map<String, Value>>, index: usize,
-    ) -> Result<BlockSpec> {
+    fn block(&self, descriptor: &Descriptor, own: Option<&Map<String, Value>>, index: usize) -> Result<BlockSpec> {
         let own = own.and_then(|own| own.get(&index.to_string()));
         let name = || format!("per_layer_config.{index}");
         let keys = match own {

@@ -43,7 +43,8 @@ fn families_differ_by_their_row() {
     assert!(qwen2.qkv_bias && !qwen2.o_bias && !qwen2.qk_norm);
     let qwen3 = spec(&with(llama(), json!({"model_type": "qwen3"})));
     assert!(qwen3.qk_norm && !qwen3.qkv_bias && qwen3.d_head == 128);
-    let window = |keys| spec(&with(llama(), keys)).blocks.iter().map(|b| b.attention.unwrap().window).collect::<Vec<_>>();
+    let window =
+        |keys| spec(&with(llama(), keys)).blocks.iter().map(|b| b.attention.unwrap().window).collect::<Vec<_>>();
     assert_eq!(window(json!({"model_type": "mistral"})), [Some(4096); 2]);
     assert_eq!(window(json!({"model_type": "mistral", "sliding_window": null})), [None; 2]);
     let qwen = json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 16, "max_window_layers": 1});
@@ -63,6 +64,9 @@ fn rope_is_read_in_its_old_and_new_spelling() {
     let yarn = refusal(json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}));
     assert_eq!(yarn, "c.json: rope scaling `yarn` is not supported, wanted default, linear or llama3");
     assert_eq!(refusal(json!({"rope_scaling": {"rope_type": "linear"}})), "c.json: `factor` is missing");
+    let wild = "c.json: `rope_theta` and the rope scaling give frequencies that are not finite";
+    assert_eq!(refusal(json!({"rope_theta": 1e-300})), wild);
+    assert_eq!(refusal(json!({"rope_scaling": {"rope_type": "linear", "factor": 1e-40}})), wild);
 }
 
 #[test]
@@ -86,10 +90,16 @@ fn every_fault_is_named() {
         (json!({"model_type": 3}), "c.json: `model_type` is 3, wanted text".to_owned()),
         (json!({"hidden_size": -1}), "c.json: `hidden_size` is -1, wanted a whole number".to_owned()),
         (json!({"hidden_size": 0}), "c.json: hidden_size is 0, wanted 1 to 1048576".to_owned()),
-        (json!({"num_attention_heads": 0, "head_dim": 8}), "c.json: num_attention_heads of block 0 is 0, wanted 1 to 131072".to_owned()),
+        (
+            json!({"num_attention_heads": 0, "head_dim": 8}),
+            "c.json: num_attention_heads of block 0 is 0, wanted 1 to 131072".to_owned(),
+        ),
         (json!({"hidden_act": "gelu"}), "c.json: `hidden_act` is gelu, wanted silu".to_owned()),
         (json!({"tie_word_embeddings": 1}), "c.json: `tie_word_embeddings` is 1, wanted true or false".to_owned()),
-        (json!({"num_hidden_layers": 1_000_000}), "c.json: `num_hidden_layers` is 1000000, wanted 1 to 4096".to_owned()),
+        (
+            json!({"num_hidden_layers": 1_000_000}),
+            "c.json: `num_hidden_layers` is 1000000, wanted 1 to 4096".to_owned(),
+        ),
         (json!({"rms_norm_eps": "x"}), "c.json: `rms_norm_eps` is \"x\", wanted a number".to_owned()),
     ] {
         assert_eq!(refusal(keys), want);

@@ -30,7 +30,9 @@ impl Model {
             let refuse = |half, reason: &str| ModelError::Selection { place: place(half), reason: reason.to_owned() };
             let attention = match (&block.attention, &kept.attention) {
                 (_, None) => None,
-                (None, Some(_)) => return Err(refuse(SubBlock::Attention, "is selected, but the model has none there")),
+                (None, Some(_)) => {
+                    return Err(refuse(SubBlock::Attention, "is selected, but the model has none there"));
+                }
                 (Some(attention), Some(kept)) => {
                     let new = attention.cut(self.spec.d_head, kept);
                     Some(new.map_err(|reason| reason.at(place(SubBlock::Attention)))?)
@@ -131,6 +133,7 @@ fn pick(tensor: &Tensor, units: &[usize], width: usize) -> candle_core::Result<T
     if units.iter().enumerate().all(|(at, unit)| at == *unit) {
         return tensor.narrow(0, 0, units.len() * width);
     }
-    let rows: Vec<u32> = units.iter().flat_map(|unit| (unit * width..(unit + 1) * width).map(|row| row as u32)).collect();
+    let rows: Vec<u32> =
+        units.iter().flat_map(|unit| (unit * width..(unit + 1) * width).map(|row| row as u32)).collect();
     tensor.index_select(&Tensor::from_slice(&rows, rows.len(), &Device::Cpu)?, 0)
 }

@@ -111,7 +111,10 @@ impl Model {
 
     /// Runs all sub-blocks; `each` gets a step, its tape and what comes out.
     fn run(
-        &self, context: &Context, mut x: Tensor, each: &mut dyn FnMut(Step) -> taper_kernels::Result<()>,
+        &self,
+        context: &Context,
+        mut x: Tensor,
+        each: &mut dyn FnMut(Step) -> taper_kernels::Result<()>,
     ) -> Result<Tensor> {
         for (index, block) in self.blocks.iter().enumerate() {
             if let Some(attention) = &block.attention {
@@ -181,7 +184,11 @@ impl Model {
     /// # Errors
     /// As [`Self::token_losses`], and what the sink returns.
     pub fn backward(
-        &self, batch: Batch<'_>, weight: f32, recompute: Recompute, sink: &mut dyn Sink,
+        &self,
+        batch: Batch<'_>,
+        weight: f32,
+        recompute: Recompute,
+        sink: &mut dyn Sink,
     ) -> Result<Vec<f32>> {
         let context = self.context(batch);
         let mut steps = Vec::with_capacity(2 * self.blocks.len());
@@ -201,7 +208,11 @@ impl Model {
 
     /// Losses, and the gradient of the residual stream `x` before the final norm.
     fn head_backward(
-        &self, batch: Batch<'_>, x: &Tensor, weight: f32, sink: &mut dyn Sink,
+        &self,
+        batch: Batch<'_>,
+        x: &Tensor,
+        weight: f32,
+        sink: &mut dyn Sink,
     ) -> Result<(Vec<f32>, Tensor)> {
         let eps = self.spec.norm_eps;
         let hidden = rms_norm(x, &self.norm, eps).map_err(at("final norm"))?;
@@ -220,7 +231,11 @@ impl Model {
     }
 
     fn step_backward(
-        &self, context: &Context, step: &Step, g: &Tensor, sink: &mut dyn Sink,
+        &self,
+        context: &Context,
+        step: &Step,
+        g: &Tensor,
+        sink: &mut dyn Sink,
     ) -> taper_kernels::Result<Tensor> {
         let (block, at) = (&self.blocks[step.block], (step.block, &step.input));
         match (&step.tape, &block.attention, &block.mlp) {

@@ -120,7 +120,7 @@ pub enum ModelError {
         place: String,
         /// Which operation, and why.
         #[source]
-        cause: KernelError,
+        cause: Box<KernelError>,
     },
 }
 
@@ -130,7 +130,7 @@ pub type Result<T> = std::result::Result<T, ModelError>;
 /// For `map_err`: an operation of the engine failed at `place`.
 pub(crate) fn at(place: impl Into<String>) -> impl FnOnce(KernelError) -> ModelError {
     let place = place.into();
-    move |cause| ModelError::Compute { place, cause }
+    move |cause| ModelError::Compute { place, cause: Box::new(cause) }
 }
 
 /// For `map_err`: candle refused `op`.

@@ -66,7 +66,7 @@ pub fn calibrate(model: &Model, batch: Batch<'_>) -> Result<Calibration> {
             let columns = columns(SubBlock::Attention, &attention.o)?;
             importance[0] = columns.iter().sum::<f64>() / attention.o.elem_count() as f64;
             units[0] = columns.chunks(model.spec.d_head).map(|head| head.iter().sum()).collect();
-            sort_attention(order, &units[0]);
+            sort_attention(order, &attention.kv_of, &units[0]);
         }
         if let Some(mlp) = &block.mlp {
             units[1] = columns(SubBlock::Mlp, &mlp.down)?;
@@ -79,9 +79,13 @@ pub fn calibrate(model: &Model, batch: Batch<'_>) -> Result<Calibration> {
     Ok(found)
 }
 
-fn sort_attention(order: &mut BlockOrder, heads: &[f64]) {
+/// `kv_of` is the group of each head: in a sorted model heads are not in the order of their groups.
+fn sort_attention(order: &mut BlockOrder, kv_of: &[usize], heads: &[f64]) {
     if let Some(AttentionOrder { groups, heads: by_group }) = &mut order.attention {
-        by_group.iter_mut().for_each(|group| best_first(group, &|head| heads[*head]));
+        for (group, members) in by_group.iter_mut().enumerate() {
+            *members = (0..kv_of.len()).filter(|head| kv_of[*head] == group).collect();
+            best_first(members, &|head| heads[*head]);
+        }
         let sums: Vec<f64> = by_group.iter().map(|group| group.iter().map(|head| heads[*head]).sum()).collect();
         best_first(groups, &|group| sums[*group]);
     }

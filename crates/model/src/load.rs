@@ -47,7 +47,9 @@ impl Model {
 }
 
 fn assemble_attention(
-    spec: &ModelSpec, attention: AttentionSpec, take: &dyn Fn(Parameter) -> Result<Tensor>,
+    spec: &ModelSpec,
+    attention: AttentionSpec,
+    take: &dyn Fn(Parameter) -> Result<Tensor>,
 ) -> Result<Attention> {
     use Parameter as P;
     let all = |on: bool, names: [P; 3]| -> Result<Option<[Tensor; 3]>> {

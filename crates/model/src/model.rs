@@ -23,15 +23,15 @@ pub(crate) struct Block {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
-    pub(crate) norm: Tensor,                // [d_model]
-    pub(crate) q: Tensor,                   // [n_heads * d_head, d_model]
-    pub(crate) k: Tensor,                   // [n_kv_heads * d_head, d_model]
-    pub(crate) v: Tensor,                   // [n_kv_heads * d_head, d_model]
-    pub(crate) o: Tensor,                   // [n_heads * d_head, d_model]: transposed
+    pub(crate) norm: Tensor, // [d_model]
+    pub(crate) q: Tensor,    // [n_heads * d_head, d_model]
+    pub(crate) k: Tensor,    // [n_kv_heads * d_head, d_model]
+    pub(crate) v: Tensor,    // [n_kv_heads * d_head, d_model]
+    pub(crate) o: Tensor,    // [n_heads * d_head, d_model]: transposed
     pub(crate) qkv_bias: Option<[Tensor; 3]>,
-    pub(crate) o_bias: Option<Tensor>,      // [d_model]
+    pub(crate) o_bias: Option<Tensor>,       // [d_model]
     pub(crate) qk_norm: Option<[Tensor; 2]>, // [d_head] each
-    pub(crate) kv_of: Vec<usize>,           // KV head of each query head
+    pub(crate) kv_of: Vec<usize>,            // KV head of each query head
     pub(crate) n_kv_heads: usize,
     pub(crate) window: Option<usize>,
 }

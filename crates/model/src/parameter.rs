@@ -164,7 +164,8 @@ mod tests {
         for spec in [example(), full, tied] {
             for text in ["2x2/64 2x2/64 2x2/64", "1x2/32 -/64 2x1/-"] {
                 let arch: Architecture = text.parse().unwrap();
-                let count: usize = parameters(&arch.apply(&spec).unwrap()).iter().map(|p| p.1.iter().product::<usize>()).sum();
+                let count: usize =
+                    parameters(&arch.apply(&spec).unwrap()).iter().map(|p| p.1.iter().product::<usize>()).sum();
                 assert_eq!(count as u64, cost(&spec, &arch, Workload::default()).unwrap().parameters.0);
             }
         }

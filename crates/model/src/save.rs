@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use taper_arch::{SelectedAttention, Selection, SubBlock};
 use taper_base::files;
 
 use crate::error::{at, candle};
@@ -65,12 +66,14 @@ impl StoredType {
 }
 
 /// Writes `model` into the existing folder `dir`: `model.safetensors`, or shards of at most `shard_bytes` (one tensor
-/// may be larger) and their index. Blocks without both halves are dropped and later ones renumbered.
+/// may be larger) and their index. Blocks without both halves are dropped and later ones renumbered. Query heads are
+/// written group by group, as every layout has them, whatever their order in `model`.
 ///
 /// # Errors
-/// [`ModelError::Write`], or [`ModelError::NotFinite`] for a weight that `stored` cannot hold.
+/// [`ModelError::Write`], [`ModelError::NotFinite`] for a weight that `stored` cannot hold, or [`ModelError::Selection`]
+/// if the KV groups of a block keep different numbers of query heads, which no layout can hold.
 pub fn save(model: &Model, dir: &Path, stored: StoredType, shard_bytes: u64) -> Result<()> {
-    let tensors = entries(model, dir, stored)?;
+    let tensors = entries(&model.by_group()?, dir, stored)?;
     let mut shards: Vec<(u64, BTreeMap<String, Entry>)> = vec![(0, BTreeMap::new())];
     for (place, entry) in tensors {
         let size = entry.data_len() as u64;
@@ -105,7 +108,8 @@ fn write_shard(path: &Path, tensors: BTreeMap<String, Entry>) -> Result<()> {
     let wrap = |cause: std::io::Error| ModelError::Write { path: path.to_owned(), cause };
     let temporary = path.with_extension("partial");
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-    safetensors::serialize_to_file(tensors, metadata, &temporary).map_err(|cause| wrap(std::io::Error::other(cause)))?;
+    safetensors::serialize_to_file(tensors, metadata, &temporary)
+        .map_err(|cause| wrap(std::io::Error::other(cause)))?;
     File::open(&temporary).and_then(|file| file.sync_all()).map_err(wrap)?;
     std::fs::rename(&temporary, path).map_err(wrap)
 }
@@ -169,6 +173,26 @@ fn entries(model: &Model, dir: &Path, stored: StoredType) -> Result<Vec<(Place, 
 }
 
 impl Model {
+    /// The same model with the query heads of each block in the order of their KV heads.
+    fn by_group(&self) -> Result<Self> {
+        let mut kept = Selection::whole(&self.spec).blocks;
+        for (index, (block, kept)) in self.blocks.iter().zip(&mut kept).enumerate() {
+            let Some(attention) = &block.attention else { continue };
+            let of_group = |group: usize| attention.kv_of.iter().filter(|kv| **kv == group).count();
+            let counts: Vec<usize> = (0..attention.n_kv_heads).map(of_group).collect();
+            if counts.iter().any(|count| *count != counts[0]) {
+                let place = format!("block {index}, {}", SubBlock::Attention);
+                let reason =
+                    format!("the KV groups keep {counts:?} query heads; checkpoints hold equally many in each");
+                return Err(ModelError::Selection { place, reason });
+            }
+            let mut heads: Vec<usize> = (0..attention.kv_of.len()).collect();
+            heads.sort_by_key(|head| attention.kv_of[*head]);
+            kept.attention = Some(SelectedAttention { heads, groups: (0..attention.n_kv_heads).collect() });
+        }
+        self.cut(&kept)
+    }
+
     /// The model without blocks of which nothing is left: what an export holds.
     #[must_use]
     pub fn without_empty_blocks(&self) -> Self {

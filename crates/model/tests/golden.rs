@@ -1,5 +1,7 @@
 //! Against PyTorch: logits, loss and every gradient of seven tiny models (`golden/README.toml`).
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

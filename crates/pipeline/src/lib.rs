@@ -1,1 +1,31 @@
 //! Recipes, stages, the run directory and its report.
+//!
+//! [`Recipe`] is what a user asks for, checked whole before a byte of weights is read; [`run()`] does it, stage by stage.
+//! [`RunDir`] holds what each stage made, [`StageKey`] says when that is still good, and [`TrialStore`] keeps every scored
+//! candidate.
+
+mod about;
+mod console;
+mod context;
+mod error;
+mod machine;
+pub mod recipe;
+mod run;
+pub mod run_dir;
+mod score;
+pub mod stage;
+mod stages;
+pub mod store;
+mod workers;
+
+pub use about::{BlockInspection, EvalReport, EvalRequest, Finding, Inspection, Method, doctor, eval, inspect, methods};
+pub use console::{Console, Stage};
+pub use error::PipelineError;
+pub use recipe::{Methods, Recipe, RecipeError};
+pub use run::{RunReport, run, trials};
+pub use run_dir::{Outcome, RunDir, RunDirError};
+pub use score::{CandidateScore, Halves, ScoreReport, ScoreRequest, score};
+pub use stage::StageKey;
+pub use stages::evaluate::{Evaluation, Row};
+pub use stages::search::Found;
+pub use store::{StoreError, StoredTrial, TrialStore};

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use taper_arch::{Architecture, ModelSpec, SelectedBlock, select};
 use taper_base::Fingerprint;
-use taper_model::{Batch, Model, Recompute, parameters};
+use taper_model::{Batch, Model, ModelError, Recompute, parameters};
 
 use crate::sketch::Sketch;
 use crate::trace::{BaseTrace, Form, TraceSink};
@@ -50,7 +50,7 @@ impl<'a> Base<'a> {
             Some(Projection::Rank(rank)) => Some(Sketch::new(settings.seed, spec.blocks.len(), spec.d_model, rank)),
             _ => None,
         };
-        let wrap = |cause| taper_model::ModelError::Compute { place: "sketch".to_owned(), cause };
+        let wrap = |cause| ModelError::Compute { place: "sketch".to_owned(), cause: Box::new(cause) };
         let sketch = sketch.transpose().map_err(wrap)?;
         let ids = Cow::Borrowed(ids);
         let mut base = Self { model, ids, length, needs, sketch, trace: BaseTrace::default(), loss: None };
@@ -105,6 +105,26 @@ impl<'a> Base<'a> {
         Ok(Observation { id: architecture.fingerprint(), ..seen })
     }
 
+    /// Memory that one candidate's pass takes at most, about: residual streams, insides of sub-blocks, and the gradients
+    /// that wait (for the next piece of the batch, or to be compared).
+    pub fn bytes_per_candidate(&self) -> u64 {
+        let (spec, tokens) = (self.spec(), TOKENS.max(self.length).min(self.ids.len()));
+        let blocks = spec.blocks.len().max(1) as u64;
+        let streams = 4 * (2 * blocks + 6) * (tokens * spec.d_model) as u64;
+        let insides = tape_bytes(spec, tokens);
+        let insides = if recompute(spec, tokens) == Recompute::Nothing { insides } else { insides / blocks };
+        let width = match (self.needs.magnitudes, self.needs.trace) {
+            (false, None) => 0,
+            (false, Some(Projection::Rank(rank))) => rank,
+            _ => spec.d_model,
+        };
+        let units: usize = parameters(spec).iter().filter(|(place, _)| place.parameter.traced().is_some())
+            .map(|(_, shape)| shape.iter().product::<usize>() / spec.d_model.max(1)).sum();
+        let gradients = 4 * (units * width) as u64;
+        let waiting = if tokens < self.ids.len() { gradients } else { gradients / blocks };
+        streams + insides + waiting
+    }
+
     fn form(&self) -> Form<'_> {
         Form { trace: self.needs.trace.is_some(), sketch: self.sketch.as_ref(), magnitudes: self.needs.magnitudes }
     }
@@ -115,7 +135,7 @@ impl<'a> Base<'a> {
         let scored = batch.sequences() * (self.length - 1);
         let weight = 1.0 / scored.max(1) as f32;
         let pieces: Vec<Batch<'_>> = batch.pieces(TOKENS).collect();
-        let recompute = recompute(model.spec(), TOKENS.min(self.ids.len()));
+        let recompute = recompute(model.spec(), TOKENS.max(self.length).min(self.ids.len()));
         let mut sum = 0.0;
         for (index, piece) in pieces.iter().enumerate() {
             let losses = match sink.as_deref_mut() {
@@ -144,13 +164,17 @@ impl<'a> Base<'a> {
     }
 }
 
-/// Keeps the insides of sub-blocks while they are small.
-fn recompute(spec: &ModelSpec, tokens: usize) -> Recompute {
+/// Size of the insides of all sub-blocks for one piece.
+fn tape_bytes(spec: &ModelSpec, tokens: usize) -> u64 {
     let attention = |heads: usize, kv: usize| spec.d_model + (2 * heads + 2 * kv) * spec.d_head;
     let inside = |block: &taper_arch::BlockSpec| {
         block.attention.map_or(0, |a| attention(a.n_heads, a.n_kv_heads))
             + block.mlp.map_or(0, |m| spec.d_model + 3 * m.d_ff)
     };
-    let bytes = 4 * tokens as u64 * spec.blocks.iter().map(|block| inside(block) as u64).sum::<u64>();
-    if bytes <= TAPE_BYTES { Recompute::Nothing } else { Recompute::Insides }
+    4 * tokens as u64 * spec.blocks.iter().map(|block| inside(block) as u64).sum::<u64>()
+}
+
+/// Keeps the insides of sub-blocks while they are small.
+fn recompute(spec: &ModelSpec, tokens: usize) -> Recompute {
+    if tape_bytes(spec, tokens) <= TAPE_BYTES { Recompute::Nothing } else { Recompute::Insides }
 }

@@ -1,0 +1,156 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Makes pretrained Llama, Mistral and Qwen checkpoints smaller.
+///
+/// One recipe file says which model, how small, and how to search. taper ranks heads and channels on calibration text,
+/// searches which of them to keep in each block, cuts, evaluates, and writes a checkpoint that stock transformers loads.
+#[derive(Debug, Parser)]
+#[command(name = "taper", version, max_term_width = 100, after_help = "\
+Start here:
+  taper run recipes/demo.yaml      the whole pipeline on a small model, under a minute
+  taper check my.yaml              what is wrong with a recipe, before anything is read
+  taper methods                    proxies and strategies a recipe may name
+
+Exit codes: 0 done, 1 ran but a gate was missed, 2 could not run.
+Log: TAPER_LOG=info (or debug) on stderr.")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// One JSON document on stdout instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How progress is shown on stderr; by default a bar on a terminal, else plain lines.
+    #[arg(long, global = true, value_enum, default_value_t = ProgressStyle::Auto)]
+    pub(crate) progress: ProgressStyle,
+    /// How log lines are written to stderr.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressStyle {
+    /// A bar on a terminal, else plain lines.
+    Auto,
+    /// A bar.
+    Bar,
+    /// A line a stage, and one a minute inside long ones.
+    Plain,
+    /// One JSON object a line.
+    Json,
+    /// Nothing.
+    Silent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a recipe: load, calibrate, search, materialise, eval.
+    ///
+    /// Stages whose inputs have not changed since the last run are skipped. A run that was killed goes on where it was.
+    Run(RecipeArgs),
+    /// Check a recipe without reading weights.
+    Check {
+        /// The recipe.
+        #[arg(required_unless_present = "schema")]
+        recipe: Option<PathBuf>,
+        /// Print the recipe's JSON schema, for editors, instead.
+        #[arg(long)]
+        schema: bool,
+    },
+    /// Run a recipe up to the search: which architecture is best.
+    Search(RecipeArgs),
+    /// Run a recipe up to the pruned checkpoint, without evaluating it.
+    Prune(RecipeArgs),
+    /// Perplexity of a checkpoint, taper's or not, on text.
+    Eval(EvalArgs),
+    /// Score given candidates: loss, correlation per sub-block and their sum, gradient norms.
+    ///
+    /// The numbers anybody can compare with a reference of their own.
+    Score(ScoreArgs),
+    /// What a checkpoint is: blocks, sizes, costs.
+    Inspect {
+        /// Hub id, id@revision or folder.
+        model: String,
+    },
+    /// The methods that recipes may name.
+    Methods,
+    /// What this machine and this build can do.
+    Doctor,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecipeArgs {
+    /// The recipe, a YAML file.
+    pub(crate) recipe: PathBuf,
+    /// Folder for results, instead of the recipe's `runs`.
+    #[arg(long)]
+    pub(crate) runs: Option<PathBuf>,
+    /// Worker threads, instead of the recipe's. Results do not depend on it.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EvalArgs {
+    /// Hub id, id@revision or folder.
+    pub(crate) model: String,
+    /// Text file or folder: .txt (documents between empty lines), .jsonl or .parquet (field `text`).
+    #[arg(long)]
+    pub(crate) text: PathBuf,
+    /// The .jsonl field or .parquet column that holds the text.
+    #[arg(long, default_value = "text")]
+    pub(crate) field: String,
+    /// Read each .txt file as one document.
+    #[arg(long)]
+    pub(crate) whole: bool,
+    /// Tokens fed at once; by default 2048, or the model's context if that is shorter.
+    #[arg(long)]
+    pub(crate) window: Option<usize>,
+    /// Tokens from one window's start to the next; by default the window.
+    #[arg(long)]
+    pub(crate) stride: Option<usize>,
+    /// No window sees two documents.
+    #[arg(long)]
+    pub(crate) by_document: bool,
+    /// Leave out what the tokenizer puts around a text (BOS).
+    #[arg(long)]
+    pub(crate) no_special: bool,
+    /// Use only the first N tokens.
+    #[arg(long)]
+    pub(crate) tokens: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ScoreArgs {
+    /// Hub id, id@revision or folder.
+    pub(crate) model: String,
+    /// JSON: a list of candidates, each a list with `{"attention": [heads] | null, "mlp": [channels] | null}` a block.
+    #[arg(long)]
+    pub(crate) candidates: PathBuf,
+    /// JSON: a list of token ids, or an object with `ids`.
+    #[arg(long)]
+    pub(crate) tokens: PathBuf,
+    /// Sequences to take from the tokens.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) sequences: usize,
+    /// Tokens of each sequence.
+    #[arg(long, default_value_t = 128)]
+    pub(crate) length: usize,
+    /// Parameters of `gradient-trace` as JSON, e.g. '{"sketch_rank": 64}'; by default dense gradients.
+    #[arg(long, default_value = r#"{"sketch_rank": "dense"}"#)]
+    pub(crate) proxy: String,
+    /// Seed of the sketch.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}

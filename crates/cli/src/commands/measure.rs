@@ -1,0 +1,41 @@
+//! `eval` and `score`.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use taper_pipeline::{Console, EvalRequest, ScoreRequest};
+
+use super::print;
+use crate::args::{Args, EvalArgs, ScoreArgs};
+use crate::render;
+
+pub(crate) fn eval(args: &Args, given: &EvalArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
+    let request = EvalRequest {
+        model: given.model.parse()?,
+        text: given.text.clone(),
+        field: given.field.clone(),
+        whole: given.whole,
+        window: given.window,
+        stride: given.stride,
+        by_document: given.by_document,
+        special: !given.no_special,
+        tokens: given.tokens,
+    };
+    let report = taper_pipeline::eval(&request, console)?;
+    print(args, &report, || render::perplexity(&report))
+}
+
+pub(crate) fn score(args: &Args, given: &ScoreArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
+    let model = given.model.parse()?;
+    let request = ScoreRequest {
+        model: &model,
+        candidates: &given.candidates,
+        tokens: &given.tokens,
+        sequences: given.sequences,
+        length: given.length,
+        trace: serde_json::from_str(&given.proxy).context("--proxy")?,
+        seed: given.seed,
+    };
+    let report = taper_pipeline::score(&request, console)?;
+    print(args, &report, || render::scores(&report))
+}

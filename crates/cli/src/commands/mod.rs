@@ -1,0 +1,38 @@
+//! One file a group of commands: call the pipeline, print a document or a page.
+
+mod about;
+mod measure;
+mod recipe;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::args::{Args, Command};
+use crate::console::console;
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    use taper_pipeline::Stage;
+    let console = console(args.progress);
+    match &args.command {
+        Command::Run(given) => recipe::run(args, given, Stage::Eval, &*console),
+        Command::Search(given) => recipe::run(args, given, Stage::Search, &*console),
+        Command::Prune(given) => recipe::run(args, given, Stage::Materialise, &*console),
+        Command::Check { schema: true, .. } => recipe::schema(),
+        Command::Check { recipe: given, .. } => recipe::check(args, given.as_deref()),
+        Command::Eval(given) => measure::eval(args, given, &*console),
+        Command::Score(given) => measure::score(args, given, &*console),
+        Command::Inspect { model } => about::inspect(args, model, &*console),
+        Command::Methods => about::methods(args),
+        Command::Doctor => about::doctor(args),
+    }
+}
+
+/// `value` as the one document on stdout, or `page` for people.
+fn print<T: Serialize>(args: &Args, value: &T, page: impl FnOnce() -> String) -> anyhow::Result<ExitCode> {
+    let text = if args.json { serde_json::to_string_pretty(value).context("result as JSON")? } else { page() };
+    writeln!(std::io::stdout(), "{}", text.trim_end()).context("stdout")?;
+    Ok(ExitCode::SUCCESS)
+}

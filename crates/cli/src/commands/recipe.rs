@@ -1,0 +1,47 @@
+//! `run`, `search`, `prune`, `check`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::json;
+use taper_pipeline::{Console, Methods, Recipe, Stage, run as run_recipe};
+
+use super::print;
+use crate::args::{Args, RecipeArgs};
+use crate::render;
+
+pub(crate) fn run(args: &Args, given: &RecipeArgs, last: Stage, console: &dyn Console) -> anyhow::Result<ExitCode> {
+    let mut recipe = Recipe::read(&given.recipe, &Methods::of_this_build())?;
+    if let Some(runs) = &given.runs {
+        recipe.runs.clone_from(runs);
+    }
+    if let Some(threads) = given.threads {
+        anyhow::ensure!(threads > 0, "--threads is 0, wanted 1 or more");
+        recipe.search.threads = Some(threads);
+    }
+    let report = run_recipe(&recipe, last, console)?;
+    print(args, &report, || render::report(&report))
+}
+
+pub(crate) fn check(args: &Args, path: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let path = path.context("no recipe given")?;
+    let recipe = Recipe::read(path, &Methods::of_this_build())?;
+    let strategy = taper_pipeline::trials(&recipe)?;
+    let summary = json!({"recipe": path, "name": recipe.name, "model": recipe.model.to_string(), "trials": strategy,
+        "proxy": recipe.search.proxy.name, "strategy": recipe.search.strategy.name});
+    print(args, &summary, || {
+        let search = &recipe.search;
+        format!(
+            "{}: sound. {} from {}, {} by {}, up to {strategy} trials",
+            path.display(), recipe.name, recipe.model, search.strategy.name, search.proxy.name
+        )
+    })
+}
+
+pub(crate) fn schema() -> anyhow::Result<ExitCode> {
+    use std::io::Write;
+    let schema = serde_json::to_string_pretty(&taper_pipeline::recipe::json_schema()).context("schema as JSON")?;
+    writeln!(std::io::stdout(), "{schema}").context("stdout")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,112 @@
+//! Why a run stopped.
+
+use std::path::PathBuf;
+
+use taper_arch::ArchError;
+use taper_base::registry::MethodError;
+use taper_data::DataError;
+use taper_eval::EvalError;
+use taper_hub::HubError;
+use taper_model::ModelError;
+use taper_proxies::ProxyError;
+use taper_search::SearchError;
+
+use crate::recipe::RecipeError;
+use crate::run_dir::RunDirError;
+use crate::store::StoreError;
+
+/// Whatever the crates below say, and what only a run can find out.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The run folder.
+    #[error(transparent)]
+    Run(#[from] RunDirError),
+    /// The trial store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Fetching or exporting.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The checkpoint or the engine.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Text and tokens.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Architecture, space or budget.
+    #[error(transparent)]
+    Arch(#[from] ArchError),
+    /// A method's name or parameters.
+    #[error(transparent)]
+    Method(#[from] MethodError),
+    /// A candidate's pass.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// The strategy.
+    #[error(transparent)]
+    Search(#[from] SearchError),
+    /// Evaluation.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// A file of ours.
+    #[error("{}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A file of ours, or given by the user, that does not hold what it should.
+    #[error("{}: {reason}", path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tokenizer and the model do not belong together.
+    #[error("{}: the tokenizer has {tokens} tokens, the model's embedding {vocab} rows", dir.display())]
+    Vocabulary {
+        /// The model's folder.
+        dir: PathBuf,
+        /// Ids the tokenizer may give.
+        tokens: usize,
+        /// Ids the model takes.
+        vocab: usize,
+    },
+    /// Sequences longer than the model was made for.
+    #[error("{what} is {got} tokens, the model was made for {most}")]
+    TooLong {
+        /// Which setting.
+        what: &'static str,
+        /// Its value.
+        got: usize,
+        /// The model's context.
+        most: usize,
+    },
+    /// No candidate got a score.
+    #[error("none of {trials} candidates could be scored")]
+    NothingScored {
+        /// Candidates tried.
+        trials: u64,
+    },
+    /// Worker threads could not be started.
+    #[error("{threads} worker threads")]
+    Threads {
+        /// How many were wanted.
+        threads: usize,
+        /// Why not.
+        #[source]
+        cause: rayon::ThreadPoolBuildError,
+    },
+}
+
+/// For `map_err`: what the system said of `path`.
+pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> PipelineError {
+    let path = path.into();
+    move |cause| PipelineError::Io { path, cause }
+}

@@ -1,0 +1,125 @@
+//! What the types of a recipe cannot say: ranges, what fits together, and whether every method can be built.
+
+use std::ops::RangeInclusive;
+
+use serde_json::Value;
+use taper_arch::ArchError;
+use taper_base::registry::MethodError;
+use taper_data::Split;
+
+use super::{Device, Method, Recipe};
+
+/// What this build offers; the recipe names methods, and only their own crates can tell whether they can be built.
+#[derive(Debug, Clone, Copy)]
+pub struct Methods {
+    /// Whether a proxy of this name takes these parameters.
+    pub check_proxy: fn(&str, &Value) -> Result<(), MethodError>,
+    /// Whether a search strategy of this name takes these parameters.
+    pub check_strategy: fn(&str, &Value) -> Result<(), MethodError>,
+    /// Whether this build has CUDA.
+    pub cuda: bool,
+}
+
+impl Methods {
+    /// The proxies and strategies of this build.
+    pub fn of_this_build() -> Self {
+        Self {
+            check_proxy: |name, params| taper_proxies::build(name, params).map(drop),
+            check_strategy: |name, params| taper_search::build(name, params).map(drop),
+            cuda: false,
+        }
+    }
+}
+
+/// Something wrong with the value at a path of keys.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub path: Vec<String>,
+    pub reason: String,
+}
+
+impl Finding {
+    fn new(path: &[&str], reason: String) -> Self {
+        Self { path: path.iter().map(|&key| key.to_owned()).collect(), reason }
+    }
+}
+
+/// The first thing wrong with `recipe`, in the order of its sections.
+pub(super) fn all(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
+    ranges(recipe)?;
+    splits(recipe)?;
+    space(recipe)?;
+    method(&recipe.search.strategy, "strategy", methods.check_strategy)?;
+    method(&recipe.search.proxy, "proxy", methods.check_proxy)?;
+    if recipe.device == Device::Cuda && !methods.cuda {
+        let reason = "this taper was built without CUDA; build it with `--features cuda`, or use `cpu` or `auto`";
+        return Err(Finding::new(&["device"], reason.to_owned()));
+    }
+    Ok(())
+}
+
+fn ranges(recipe: &Recipe) -> Result<(), Finding> {
+    const MOST: usize = 1 << 20;
+    let within = |path: &[&str], value: usize, range: RangeInclusive<usize>| {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let name = path.last().copied().unwrap_or_default();
+        let reason = format!("{name} is {value}, wanted {} to {}", range.start(), range.end());
+        Err(Finding::new(path, reason))
+    };
+    within(&["data", "sequences"], recipe.data.sequences, 1..=MOST)?;
+    within(&["data", "length"], recipe.data.length, 2..=MOST)?;
+    let tokens = recipe.data.sequences * recipe.data.length; // at most 2^40
+    if u32::try_from(tokens).is_err() {
+        let reason = format!("sequences · length is {tokens} tokens, wanted at most {}", u32::MAX);
+        return Err(Finding::new(&["data", "sequences"], reason));
+    }
+    within(&["search", "threads"], recipe.search.threads.unwrap_or(1), 1..=1024)?;
+    within(&["eval", "random"], recipe.eval.random, 0..=1000)?;
+    within(&["eval", "window"], recipe.eval.window, 2..=MOST)?;
+    within(&["eval", "stride"], recipe.eval.stride.unwrap_or(1), 1..=recipe.eval.window)
+}
+
+fn splits(recipe: &Recipe) -> Result<(), Finding> {
+    let shares = &recipe.data.shares;
+    if shares.of(Split::Calibration) == 0.0 {
+        let reason = "a calibration share of 0 leaves nothing to calibrate on".to_owned();
+        return Err(Finding::new(&["data", "shares", "calibration"], reason));
+    }
+    if shares.of(Split::Test) == 0.0 && recipe.eval.text.is_none() {
+        let reason = "a test share of 0 leaves nothing to judge on; or name another text in `eval.text`".to_owned();
+        return Err(Finding::new(&["data", "shares", "test"], reason));
+    }
+    Ok(())
+}
+
+fn space(recipe: &Recipe) -> Result<(), Finding> {
+    recipe.space.validate().map_err(|error| {
+        let field = match &error {
+            ArchError::Dimension { what, .. } => what.as_str(),
+            _ => "",
+        };
+        Finding::new(&["space", field], error.to_string())
+    })
+}
+
+fn method(method: &Method, role: &str, check: fn(&str, &Value) -> Result<(), MethodError>) -> Result<(), Finding> {
+    let Err(error) = check(&method.name, &method.params) else { return Ok(()) };
+    let mut reason = error.to_string();
+    let mut path = vec!["search", role];
+    if matches!(error, MethodError::Parameters { .. }) {
+        path.push(&method.name);
+        // serde says what is wrong, but not always at which key: that one which gives the same error on its own.
+        let alone = |key: &str, value: &Value| check(&method.name, &Value::from_iter([(key, value.clone())]));
+        let mut params = method.params.as_object().into_iter().flatten();
+        let culprit = params.find(|(key, value)| alone(key, value).is_err_and(|error| error.to_string() == reason));
+        if let Some((key, _)) = culprit {
+            path.push(key);
+            if !reason.contains(&format!("`{key}`")) {
+                reason.push_str(&format!(" (`{key}`)"));
+            }
+        }
+    }
+    Err(Finding::new(&path, reason))
+}

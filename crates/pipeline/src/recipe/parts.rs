@@ -1,0 +1,194 @@
+//! The sections of a recipe. Their docs are the schema's.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use taper_arch::Budget;
+use taper_arch::budget::{Amount, Counted};
+use taper_base::Bytes;
+use taper_data::{Shares, TextSource};
+use taper_eval::Settings;
+use taper_model::StoredType;
+
+use super::Method;
+use super::text;
+
+/// Text for calibration, for the search and for the test.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataPart {
+    /// Where the text is; relative paths start at the recipe's folder.
+    pub text: TextSource,
+    /// Which share of the documents each split gets. Documents are split by hash, so none is ever in two splits.
+    #[serde(default)]
+    pub shares: Shares,
+    /// Sequences of the calibration batch.
+    #[serde(default = "default_sequences")]
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub sequences: usize,
+    /// Tokens in each sequence.
+    #[serde(default = "default_length")]
+    #[schemars(range(min = 2, max = 1_048_576))]
+    pub length: usize,
+}
+
+fn default_sequences() -> usize {
+    16
+}
+
+fn default_length() -> usize {
+    512
+}
+
+/// What the result may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetPart {
+    /// How many parameters may stay: `50%` of the original, or a number such as `4.5B`, `800M` or `123456`.
+    #[serde(with = "text::amount")]
+    #[schemars(schema_with = "text::amount_schema")]
+    pub params: Amount,
+    /// Which parameters count: all, or those outside of embedding and head.
+    #[serde(default)]
+    #[schemars(with = "CountedNames")]
+    pub counted: Counted,
+    /// How far below the budget a result may stay: `2%` or 0.02. It is never above.
+    #[serde(default = "default_tolerance", deserialize_with = "text::share")]
+    #[schemars(schema_with = "text::share_schema")]
+    pub tolerance: f64,
+}
+
+/// Which parameters a budget counts.
+#[derive(JsonSchema)]
+#[schemars(rename = "Counted", rename_all = "kebab-case")]
+#[expect(dead_code, reason = "only its schema is used: the names of taper_arch's Counted")]
+enum CountedNames {
+    /// All parameters.
+    Total,
+    /// Those of the blocks and the final norm.
+    NonEmbedding,
+}
+
+fn default_tolerance() -> f64 {
+    0.02
+}
+
+impl BudgetPart {
+    /// The budget, to be put in numbers for a model.
+    pub fn budget(&self) -> Budget {
+        Budget { amount: self.params, counted: self.counted, tolerance: self.tolerance }
+    }
+}
+
+/// How to look for the best architecture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SearchPart {
+    /// What proposes candidates: `evolution: {population: 30}`.
+    pub strategy: Method,
+    /// What scores them: `gradient-trace: {sketch_rank: 64}`.
+    pub proxy: Method,
+    /// Threads that score candidates; left out: one for each core. The result does not depend on it.
+    #[schemars(range(min = 1, max = 1024))]
+    pub threads: Option<usize>,
+}
+
+impl Default for SearchPart {
+    fn default() -> Self {
+        Self { strategy: Method::new("evolution"), proxy: Method::new("gradient-trace"), threads: None }
+    }
+}
+
+/// How to judge the result: perplexity on text that nothing before has seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalPart {
+    /// Text to judge on; left out: the test split of `data.text`.
+    pub text: Option<TextSource>,
+    /// Tokens the model sees at once.
+    #[schemars(range(min = 2, max = 1_048_576))]
+    pub window: usize,
+    /// Tokens from one window's start to the next's; left out: half of `window`. Smaller gives more context and is slower.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub stride: Option<usize>,
+    /// Whether windows end with their document instead of running on into the next.
+    pub by_document: bool,
+    /// Random architectures of the same budget to compare with; the table shows their mean. 0: none.
+    #[schemars(range(min = 0, max = 1000))]
+    pub random: usize,
+}
+
+impl Default for EvalPart {
+    fn default() -> Self {
+        Self { text: None, window: 512, stride: None, by_document: false, random: 1 }
+    }
+}
+
+impl EvalPart {
+    /// Tokens from one window's start to the next's, at least 1.
+    pub fn stride(&self) -> usize {
+        self.stride.unwrap_or(self.window / 2).max(1)
+    }
+
+    /// How the text is cut into windows.
+    pub fn settings(&self) -> Settings {
+        Settings { window: self.window, stride: self.stride(), by_document: self.by_document }
+    }
+}
+
+/// How to save the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaterialisePart {
+    /// Type of the saved weights.
+    pub dtype: WeightType,
+    /// Largest file of weights, such as `5GB`, `500MB` or a number of bytes; a larger model is saved in several.
+    #[serde(deserialize_with = "text::bytes")]
+    #[schemars(schema_with = "text::bytes_schema")]
+    pub shard_size: Bytes,
+}
+
+impl Default for MaterialisePart {
+    fn default() -> Self {
+        Self { dtype: WeightType::AsStored, shard_size: Bytes(5_000_000_000) }
+    }
+}
+
+impl MaterialisePart {
+    /// The type to save in; `None` as stored.
+    pub fn stored_type(&self) -> Option<StoredType> {
+        match self.dtype {
+            WeightType::AsStored => None,
+            WeightType::F32 => Some(StoredType::F32),
+            WeightType::F16 => Some(StoredType::F16),
+            WeightType::Bf16 => Some(StoredType::BF16),
+        }
+    }
+}
+
+/// Type of saved weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WeightType {
+    /// The type in which the model's own checkpoint stores them.
+    #[default]
+    AsStored,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// 16-bit brain floats.
+    Bf16,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Device {
+    /// The first GPU if there is one, or else the CPU; says which.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The first GPU, or an error.
+    Cuda,
+}

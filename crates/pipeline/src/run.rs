@@ -1,0 +1,122 @@
+//! One recipe from end to end.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use taper_base::Fingerprint;
+
+use crate::context::Context;
+use crate::run_dir::RunDir;
+use crate::stages::evaluate::{Evaluation, evaluate};
+use crate::stages::search::{Found, search};
+use crate::stages::{calibrate::calibrate, load::load, materialise::materialise};
+use crate::{Console, PipelineError, Recipe, Stage};
+
+/// What a run came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunReport {
+    /// The recipe's name.
+    pub name: String,
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// Of the model that was pruned.
+    pub model: Fingerprint,
+    /// Stages that had work to do; none if all was done before.
+    pub worked: Vec<Stage>,
+    /// What the search found, if the run went so far.
+    pub search: Option<Found>,
+    /// The pruned checkpoint's folder, if the run went so far.
+    pub checkpoint: Option<PathBuf>,
+    /// The final table, if the run went so far.
+    pub eval: Option<Evaluation>,
+}
+
+/// Candidates that the recipe's search will score at most.
+///
+/// # Errors
+/// If its strategy cannot be built.
+pub fn trials(recipe: &Recipe) -> Result<u64, PipelineError> {
+    Ok(taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?.trials())
+}
+
+/// Runs `recipe` up to and including `last`. What an earlier run has done and nothing has changed since is not done again.
+///
+/// # Errors
+/// Whatever a stage says. What was done until then stays, and the next run goes on from it.
+pub fn run(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunReport, PipelineError> {
+    let threads = recipe.search.threads.unwrap_or(0); // 0: all
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|cause| PipelineError::Threads { threads, cause })?;
+    pool.install(|| run_here(recipe, last, console))
+}
+
+fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunReport, PipelineError> {
+    let dir = RunDir::open(&recipe.runs, &recipe.name)?;
+    let (local, checkpoint, fingerprint) = load(recipe, &dir, console)?;
+    let mut report = RunReport {
+        name: recipe.name.clone(),
+        folder: dir.root().to_owned(),
+        model: fingerprint.clone(),
+        worked: Vec::new(),
+        search: None,
+        checkpoint: None,
+        eval: None,
+    };
+    let watch = Watch::new(console);
+    let context = Context::new((recipe, &dir, &watch), local, checkpoint, fingerprint)?;
+    if last >= Stage::Calibrate {
+        let calibration = calibrate(&context)?;
+        if last >= Stage::Search {
+            report.search = Some(search(&context, &calibration)?);
+        }
+        if last >= Stage::Materialise {
+            let folder = materialise(&context, &calibration)?;
+            if last >= Stage::Eval {
+                report.eval = Some(evaluate(&context, &calibration, &folder)?);
+            }
+            report.checkpoint = Some(folder);
+        }
+    }
+    report.worked = watch.worked();
+    Ok(report)
+}
+
+/// Passes everything on, and remembers which stages worked.
+struct Watch<'a> {
+    console: &'a dyn Console,
+    worked: std::sync::Mutex<Vec<Stage>>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(console: &'a dyn Console) -> Self {
+        Self { console, worked: std::sync::Mutex::default() }
+    }
+
+    fn worked(&self) -> Vec<Stage> {
+        self.worked.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl taper_base::progress::Progress for Watch<'_> {
+    fn begin(&self, what: &str, total: u64) {
+        self.console.begin(what, total);
+    }
+    fn advance(&self, steps: u64, note: &str) {
+        self.console.advance(steps, note);
+    }
+    fn end(&self) {
+        self.console.end();
+    }
+}
+
+impl Console for Watch<'_> {
+    fn started(&self, stage: Stage, what: &str) {
+        self.console.started(stage, what);
+    }
+    fn finished(&self, stage: Stage, summary: &str, skipped: bool) {
+        if !skipped {
+            self.worked.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(stage);
+        }
+        self.console.finished(stage, summary, skipped);
+    }
+}

@@ -1,0 +1,33 @@
+//! Calibrate: one forward pass over the calibration batch ranks all units.
+
+use taper_model::{Batch, Calibration, calibrate as pass};
+
+use super::{read_json, write_json};
+use crate::context::{Context, REVISION};
+use crate::stage::StageKey;
+use crate::{Outcome, PipelineError, Stage};
+
+pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
+    let pack = context.pack();
+    let batch = serde_json::json!({"sequences": pack.sequences, "length": pack.length, "seed": pack.seed,
+        "shares": pack.shares, "eos": pack.eos});
+    Ok(StageKey::new(Stage::Calibrate.name())
+        .with_json("revision", &REVISION)?
+        .with("model", &context.fingerprint)
+        .with("text", &context.documents.fingerprint())
+        .with_json("batch", &batch)?)
+}
+
+pub(crate) fn calibrate(context: &Context<'_>) -> Result<Calibration, PipelineError> {
+    let (key, stage) = (key(context)?, Stage::Calibrate);
+    let data = &context.recipe.data;
+    context.console.started(stage, &format!("{} x {} tokens of {}", data.sequences, data.length, data.text));
+    let outcome = context.run.run(&key, |dir| {
+        let tokens = context.tokens()?;
+        let found = pass(context.model()?, Batch::new(tokens.ids(), tokens.length())?)?;
+        write_json(&dir.join("calibration.json"), &found)
+    })?;
+    let found: Calibration = read_json(&context.run.path(stage.name()).join("calibration.json"))?;
+    context.console.finished(stage, &format!("loss {:.4} nats per token", found.loss), outcome == Outcome::Skipped);
+    Ok(found)
+}

@@ -1,0 +1,83 @@
+//! Load: the checkpoint is found or fetched, its headers are checked, its files hashed.
+//!
+//! Hashing reads every byte, so its result is kept under the files' names, sizes and times: an unchanged model is not
+//! read again.
+
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+use taper_base::{Bytes, Fingerprint, Parameters};
+use taper_hub::LocalModel;
+use taper_model::{Checkpoint, parameters};
+
+use super::{read_json, write_json};
+use crate::error::io;
+use crate::run_dir::RunDir;
+use crate::{Console, PipelineError, Recipe, Stage};
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    dir: PathBuf,
+    /// Name, size and time of change of each file.
+    files: Vec<(String, u64, u128)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Loaded {
+    seen: Seen,
+    fingerprint: Fingerprint,
+}
+
+pub(crate) fn load(
+    recipe: &Recipe, run: &RunDir, console: &dyn Console,
+) -> Result<(LocalModel, Checkpoint, Fingerprint), PipelineError> {
+    console.started(Stage::Load, &recipe.model.to_string());
+    let local = taper_hub::fetch_model(&recipe.model, console)?;
+    let checkpoint = Checkpoint::open(&local.dir)?;
+    let path = run.root().join("load.json");
+    let seen = look(&local.dir)?;
+    let earlier = read_json::<Loaded>(&path).ok().filter(|loaded| loaded.seen == seen); // a cache: unreadable is absent
+    let known = earlier.is_some();
+    let fingerprint = match earlier {
+        Some(loaded) => loaded.fingerprint,
+        None => {
+            let fingerprint = fingerprint(&checkpoint)?;
+            write_json(&path, &Loaded { seen, fingerprint: fingerprint.clone() })?;
+            fingerprint
+        }
+    };
+    let spec = checkpoint.spec();
+    let count: u64 = parameters(spec).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+    let summary = format!(
+        "{}, {} blocks, {} parameters, {} on disk, {}; on the CPU",
+        spec.family.name(), spec.blocks.len(), Parameters(count), Bytes(checkpoint.bytes()), fingerprint.short()
+    );
+    console.finished(Stage::Load, &summary, known);
+    Ok((local, checkpoint, fingerprint))
+}
+
+/// Of weights, configuration and tokenizer.
+pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> Result<Fingerprint, PipelineError> {
+    let mut all = checkpoint.fingerprint()?.to_string();
+    let path = checkpoint.dir().join("tokenizer.json");
+    if path.exists() {
+        all.push_str(Fingerprint::of_file(&path).map_err(io(&path))?.as_str());
+    }
+    Ok(Fingerprint::of_bytes(all.as_bytes()))
+}
+
+fn look(dir: &Path) -> Result<Seen, PipelineError> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io(dir))? {
+        let path = entry.map_err(io(dir))?.path();
+        let metadata = std::fs::metadata(&path).map_err(io(&path))?; // follows the Hub cache's links
+        if metadata.is_file() {
+            let time = metadata.modified().map_err(io(&path))?.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos());
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            files.push((name, metadata.len(), time));
+        }
+    }
+    files.sort();
+    Ok(Seen { dir: dir.to_owned(), files })
+}

@@ -1,0 +1,74 @@
+//! Materialise: the architecture found is cut out of the original weights and written as stock engines load it.
+//!
+//! Beside the weights stand `architecture.json`, `kept_units.json` (which original heads, KV groups and channels) and
+//! `taper.lock` (all that is needed to make the same bytes again).
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use taper_arch::Architecture;
+use taper_base::{Bytes, Parameters};
+use taper_hub::export;
+use taper_model::{Calibration, parameters, save};
+
+use super::{search, write_json};
+use crate::context::{Context, REVISION};
+use crate::stage::StageKey;
+use crate::{Outcome, PipelineError, Stage};
+
+pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
+    Ok(StageKey::new(Stage::Materialise.name())
+        .with("search", &search::key(context)?.fingerprint())
+        .with_json("materialise", &context.recipe.materialise)?)
+}
+
+/// The folder of the pruned checkpoint.
+pub(crate) fn materialise(context: &Context<'_>, calibration: &Calibration) -> Result<PathBuf, PipelineError> {
+    let (key, stage) = (key(context)?, Stage::Materialise);
+    let folder = context.run.path(stage.name());
+    context.console.started(stage, &folder.display().to_string());
+    let outcome = context.run.run(&key, |dir| write(context, calibration, dir))?;
+    let checkpoint = taper_model::Checkpoint::open(&folder)?;
+    let count: u64 = parameters(checkpoint.spec()).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+    let summary = format!("{} parameters, {} in {}", Parameters(count), Bytes(checkpoint.bytes()), folder.display());
+    context.console.finished(stage, &summary, outcome == Outcome::Skipped);
+    Ok(folder)
+}
+
+fn write(context: &Context<'_>, calibration: &Calibration, dir: &Path) -> Result<(), PipelineError> {
+    let architecture = search::best(context)?;
+    let kept = calibration.order.select(&architecture)?;
+    let model = context.model()?.cut(&kept.blocks)?.without_empty_blocks();
+    let settings = &context.recipe.materialise;
+    let stored = settings.stored_type().unwrap_or(context.checkpoint.stored_type());
+    save(&model, dir, stored, settings.shard_size.0)?;
+    let mut config = context.checkpoint.config().clone();
+    for key in ["dtype", "torch_dtype"] {
+        if let Some(value) = config.get_mut(key).filter(|value| !value.is_null()) {
+            *value = Value::from(stored.name());
+        }
+    }
+    export::write_transformers(dir, model.spec(), &context.local.dir, &config)?;
+    write_json(&dir.join("architecture.json"), &architecture)?;
+    write_json(&dir.join("kept_units.json"), &kept)?;
+    write_json(&dir.join("taper.lock"), &lock(context, &architecture))
+}
+
+/// Enough to make the same bytes again, nothing that differs between two makings.
+fn lock(context: &Context<'_>, architecture: &Architecture) -> Value {
+    let mut recipe = context.recipe.clone();
+    (recipe.search.threads, recipe.runs) = (None, PathBuf::from("runs")); // no result depends on them
+    json!({
+        "taper": env!("CARGO_PKG_VERSION"),
+        "revision": REVISION,
+        "seed": recipe.seed,
+        "model": {
+            "source": recipe.model.name,
+            "revision": context.local.revision,
+            "fingerprint": context.fingerprint,
+        },
+        "text": {"documents": context.documents.all().len(), "fingerprint": context.documents.fingerprint()},
+        "architecture": {"text": architecture.to_string(), "fingerprint": architecture.fingerprint()},
+        "recipe": recipe,
+    })
+}
