@@ -4,6 +4,11 @@ use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+/// What the names of unfinished files begin with.
+const UNFINISHED: &str = ".taper-";
+/// What the names of folders under construction and just replaced end with, after a dot.
+const SIBLINGS: [&str; 2] = ["partial", "old"];
+
 /// Writes `bytes` to `path`; a reader sees the old file or the new one, never a part.
 ///
 /// # Errors
@@ -17,7 +22,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Whatever `fill` or the file system returns; then `path` is as it was.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(".taper-").tempfile_in(parent(path))?;
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(parent(path))?;
     let mut out = BufWriter::with_capacity(1 << 20, file.as_file_mut());
     fill(&mut out)?;
     out.flush()?;
@@ -67,7 +72,7 @@ impl PendingDir {
     /// # Errors
     /// Whatever clearing or creating the sibling folder returns.
     pub fn new(target: &Path) -> io::Result<Self> {
-        let temporary = sibling(target, "partial");
+        let temporary = sibling(target, SIBLINGS[0]);
         remove(&temporary)?;
         fs::create_dir_all(&temporary)?;
         Ok(Self { target: target.to_owned(), temporary: Some(temporary) })
@@ -90,7 +95,7 @@ impl PendingDir {
                 fs::File::open(&path)?.sync_all()?;
             }
         }
-        let old = sibling(&self.target, "old");
+        let old = sibling(&self.target, SIBLINGS[1]);
         remove(&old)?;
         if self.target.exists() {
             fs::rename(&self.target, &old)?;
@@ -107,6 +112,26 @@ impl Drop for PendingDir {
             drop(remove(&temporary));
         }
     }
+}
+
+/// Removes from `dir` what killed writers left there: unfinished files, and folders under construction or just replaced.
+/// Only for a folder that nobody else is writing to.
+///
+/// # Errors
+/// Whatever reading `dir` or removing returns.
+pub fn sweep(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_dir() {
+            if name.starts_with('.') && SIBLINGS.iter().any(|what| name.ends_with(&format!(".{what}"))) {
+                remove(&entry.path())?;
+            }
+        } else if name.starts_with(UNFINISHED) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn sibling(target: &Path, what: &str) -> PathBuf {
@@ -137,6 +162,23 @@ mod tests {
         assert_eq!(failed.unwrap_err().to_string(), "disk full");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn sweeping_takes_what_killed_writers_left_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = [".lock", "stage.old", ".stage", "x.taper-1"];
+        for name in kept.iter().chain(&[".taper-a1b2c3"]) {
+            write(&dir.path().join(name), b"x").unwrap();
+        }
+        for name in [".stage.old", ".stage.partial", "stage.partial"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        sweep(dir.path()).unwrap();
+        let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<String> = left.collect();
+        left.sort();
+        assert_eq!(left, [".lock", ".stage", "stage.old", "stage.partial", "x.taper-1"]);
     }
 
     #[test]

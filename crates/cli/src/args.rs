@@ -9,14 +9,19 @@ use clap::{Parser, Subcommand, ValueEnum};
 /// One recipe file says which model, how small, and how to search. taper ranks heads and channels on calibration text,
 /// searches which of them to keep in each block, cuts, evaluates, and writes a checkpoint that stock transformers loads.
 #[derive(Debug, Parser)]
-#[command(name = "taper", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "taper",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Start here:
   taper run recipes/demo.yaml      the whole pipeline on a small model, under a minute
   taper check my.yaml              what is wrong with a recipe, before anything is read
   taper methods                    proxies and strategies a recipe may name
 
 Exit codes: 0 done, 1 ran but a gate was missed, 2 could not run.
-Log: TAPER_LOG=info (or debug) on stderr.")]
+Log: TAPER_LOG=info (or debug) on stderr."
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -37,7 +42,7 @@ pub(crate) enum ProgressStyle {
     Auto,
     /// A bar.
     Bar,
-    /// A line a stage, and one a minute inside long ones.
+    /// A line when a stage begins and ends, and one every 20 seconds in between.
     Plain,
     /// One JSON object a line.
     Json,
@@ -97,8 +102,8 @@ pub(crate) struct RecipeArgs {
     #[arg(long)]
     pub(crate) runs: Option<PathBuf>,
     /// Worker threads, instead of the recipe's. Results do not depend on it.
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,15 +3,30 @@
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
-use taper_pipeline::{EvalReport, Evaluation, Finding, Inspection, Method, Row, RunReport, ScoreReport};
+use taper_pipeline::{
+    EvalReport, Evaluation, Finding, Inspection, Method, PipelineError, RecipeError, Row, RunReport, ScoreReport,
+};
 
-/// The chain of causes, each once, indented.
+/// The chain of causes, each once, indented, and the next step where one is known.
 pub(crate) fn error(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}");
     for cause in error.chain().skip(1) {
         let _ = write!(text, "\n  cause: {}", cause.to_string().replace('\n', "\n         "));
     }
+    if let Some(help) = help(error) {
+        let _ = write!(text, "\n  help: {help}");
+    }
     text
+}
+
+fn help(error: &anyhow::Error) -> Option<&'static str> {
+    if let Some(RecipeError::Read { source, .. }) = error.downcast_ref() {
+        let absent = source.kind() == std::io::ErrorKind::NotFound;
+        return absent.then_some(
+            "to start with, copy recipes/demo.yaml of taper's repository; `taper check --schema` describes every key",
+        );
+    }
+    error.downcast_ref::<PipelineError>()?.help()
 }
 
 /// A table with its first column left and the others right.
@@ -81,7 +96,12 @@ pub(crate) fn perplexity(report: &EvalReport) -> String {
     let error = found.standard_error.map(|error| format!(" ±{error:.4}")).unwrap_or_default();
     format!(
         "loss {:.6}{error} nats per token, perplexity {:.4}\n{} tokens in {} windows of {} (stride {}{}), {}",
-        found.loss, found.perplexity, found.tokens, found.windows, report.settings.window, report.settings.stride,
+        found.loss,
+        found.perplexity,
+        found.tokens,
+        found.windows,
+        report.settings.window,
+        report.settings.stride,
         if report.settings.by_document { ", by document" } else { "" },
         report.text
     )
@@ -115,8 +135,14 @@ pub(crate) fn inspection(found: &Inspection) -> String {
         text,
         ", width {}, {} rows of vocabulary, {} head\n{} parameters ({} without embedding), {}\n\
          at 2048 tokens: {}, KV cache {}\n\n",
-        found.d_model, found.vocab, if found.tied_head { "tied" } else { "own" },
-        costs.parameters, costs.non_embedding, costs.bytes, costs.flops, costs.kv_bytes
+        found.d_model,
+        found.vocab,
+        if found.tied_head { "tied" } else { "own" },
+        costs.parameters,
+        costs.non_embedding,
+        costs.bytes,
+        costs.flops,
+        costs.kv_bytes
     );
     let mut table = table(&["block", "query heads", "KV heads", "window", "channels", "parameters"]);
     let show = |size: Option<usize>| size.map_or("-".to_owned(), |size| size.to_string());

@@ -12,7 +12,7 @@ use crate::Split;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file or folder is missing or unreadable.
-    #[error("{} cannot be read", path.display())]
+    #[error("{}: cannot be read", path.display())]
     Read {
         /// Which.
         path: PathBuf,

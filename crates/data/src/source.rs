@@ -65,7 +65,8 @@ impl TextSource {
     /// The same source with relative paths starting at `folder`: a recipe's paths are relative to the recipe.
     #[must_use]
     pub fn based_at(mut self, folder: &Path) -> Self {
-        self.paths = self.paths.iter().map(|path| folder.join(path)).collect();
+        // collected from components: `a/./b` reads `a/b`
+        self.paths = self.paths.iter().map(|path| folder.join(path).components().collect()).collect();
         self
     }
 

@@ -1,5 +1,7 @@
-//! What stands beside the weights of a pruned checkpoint so that stock transformers loads it.
+//! A folder that stock transformers loads: everything but the weights.
 
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use serde_json::Value;
@@ -7,11 +9,10 @@ use taper_arch::ModelSpec;
 use taper_base::files;
 
 use crate::HubError;
-use crate::error::io;
 use crate::layouts::{self, Layout};
 
-/// Files of the source that hold for the pruned model too: tokenizer and generation settings.
-const CARRIED: [&str; 9] = [
+/// Copied from the source where it has them. Plain data all of them: no code, no weights.
+const COPIED: [&str; 9] = [
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
@@ -23,28 +24,77 @@ const CARRIED: [&str; 9] = [
     "vocab.json",
 ];
 
-/// Writes into `dir` the configuration of the cut model `spec` (blocks of which nothing is left dropped), the model file
-/// if blocks differ, and the source's tokenizer.
+/// Writes into `dir` all but the weights of the cut model `spec`: `config.json`, the model file if blocks differ, and
+/// copies of the tokenizer and the generation settings in `source_dir`. `source_config` is the source's `config.json`.
 ///
 /// # Errors
-/// [`HubError::Io`] with the file.
+/// [`HubError::Io`] with the file that could not be read or written.
 pub fn write_transformers(
-    dir: &Path, spec: &ModelSpec, source_dir: &Path, source_config: &Value,
+    dir: &Path,
+    spec: &ModelSpec,
+    source_dir: &Path,
+    source_config: &Value,
 ) -> Result<Layout, HubError> {
+    fs::create_dir_all(dir).map_err(HubError::io(dir))?;
     let layout = layouts::transformers(spec, source_config);
     let config = dir.join("config.json");
-    files::write_json(&config, &layout.config).map_err(io(&config))?;
+    files::write_json(&config, &layout.config).map_err(HubError::io(&config))?;
     for (name, content) in &layout.files {
         let path = dir.join(name);
-        files::write(&path, content.as_bytes()).map_err(io(&path))?;
+        files::write(&path, content.as_bytes()).map_err(HubError::io(&path))?;
     }
-    for name in CARRIED {
-        let from = source_dir.join(name);
-        if from.is_file() {
-            let bytes = std::fs::read(&from).map_err(io(&from))?;
-            let path = dir.join(name);
-            files::write(&path, &bytes).map_err(io(&path))?;
-        }
+    for name in COPIED {
+        let (from, to) = (source_dir.join(name), dir.join(name));
+        let mut source = match File::open(&from) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(HubError::io(&from))?,
+        };
+        files::write_with(&to, |out| io::copy(&mut source, out).map(drop)).map_err(HubError::io(&to))?;
     }
     Ok(layout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use taper_arch::spec::example;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn configuration_model_file_and_tokenizer_are_written_and_nothing_else_is_copied() {
+        let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dir = target.path().join("model");
+        for name in ["tokenizer.json", "vocab.json", "model.safetensors", "modeling_other.py", "config.json"] {
+            files::write(&source.path().join(name), name.as_bytes()).unwrap();
+        }
+        let config = json!({ "model_type": "llama", "num_attention_heads": 4 });
+        let layout = write_transformers(&dir, &example(), source.path(), &config).unwrap();
+        assert!(!layout.remote_code);
+        assert_eq!(names(&dir), ["config.json", "tokenizer.json", "vocab.json"]);
+        assert_eq!(fs::read(dir.join("tokenizer.json")).unwrap(), b"tokenizer.json");
+        let written: Value = serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
+        assert_eq!(written, layout.config);
+
+        let mut spec = example();
+        spec.blocks[1].mlp = None;
+        let layout = write_transformers(&dir, &spec, source.path(), &config).unwrap();
+        assert!(layout.remote_code);
+        assert_eq!(names(&dir), ["config.json", "modeling_taper.py", "tokenizer.json", "vocab.json"]);
+        assert_eq!(fs::read_to_string(dir.join("modeling_taper.py")).unwrap(), layout.files[0].1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_copied_is_named() {
+        let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir(source.path().join("vocab.json")).unwrap();
+        let error = write_transformers(target.path(), &example(), source.path(), &Value::Null).unwrap_err();
+        assert!(error.to_string().ends_with("vocab.json"), "{error}");
+    }
 }

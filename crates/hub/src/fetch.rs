@@ -1,272 +1,291 @@
-//! Models and files from the Hub, through its client library, into huggingface_hub's cache.
-//!
-//! A name is resolved to a commit first and all files are taken of that one. Only what taper reads is downloaded. What is
-//! cached under a full commit id needs no network; a file gets its name in the cache only when it is whole.
+//! From a name to a folder: what of a repository is needed, what of it is here, and fetching the rest.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use hf_hub::{HFClient, HFClientSync, HFError};
+use hf_hub::{RepoType, RepoTypeDataset, RepoTypeModel};
 use serde_json::Value;
 use taper_base::progress::Progress;
+use taper_base::{Bytes, Fingerprint};
 
-use crate::error::io;
+use crate::cache::{Cache, is_commit};
+use crate::error::Location;
+use crate::remote::{Entry, Remote};
+use crate::source::{check_id, check_revision, is_plain_path};
 use crate::{HubError, HubSettings, ModelSource};
 
+const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
-const MAIN: &str = "main";
+const TOKENIZER: &str = "tokenizer.json";
+const PREPROCESSOR: &str = "preprocessor_config.json";
 
-/// Small files that are taken if they are there.
-const SMALL: [&str; 8] = [
+/// Fetched where the repository has them, besides the weights.
+const SMALL: [&str; 11] = [
+    CONFIG,
+    "generation_config.json",
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
     "tokenizer.model",
-    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    PREPROCESSOR,
 ];
 
-/// A model's folder on this machine.
+/// Endings of files that `torch.load` reads.
+const PICKLES: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
+
+/// A model folder on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalModel {
     /// The folder.
     pub dir: PathBuf,
-    /// The Hub id it was fetched by; `None` for a folder of the user's.
+    /// Its id on the Hub; `None` for a plain folder.
     pub id: Option<String>,
-    /// The commit it was fetched at.
+    /// The full commit; `None` for a plain folder.
     pub revision: Option<String>,
 }
 
-/// The model that `source` names: a folder as it is, a Hub id from the cache or the Hub, as the environment says.
+/// The folder of `source`, fetched from the Hub if it is not a folder already and not in the cache.
+///
+/// Settings come from the environment, as [`HubSettings::from_env`] says.
 ///
 /// # Errors
-/// [`HubError`], with the repository, revision and file.
+/// As [`HubSettings::fetch_model`].
 pub fn fetch_model(source: &ModelSource, progress: &dyn Progress) -> Result<LocalModel, HubError> {
-    fetch_model_with(&HubSettings::from_env(), source, progress)
+    HubSettings::from_env().fetch_model(source, progress)
 }
 
-/// [`fetch_model`] with explicit settings.
+/// The file `file` of the dataset `id` on the Hub, fetched if it is not in the cache.
+///
+/// Settings come from the environment, as [`HubSettings::from_env`] says.
 ///
 /// # Errors
-/// As [`fetch_model`].
-pub fn fetch_model_with(
-    settings: &HubSettings, source: &ModelSource, progress: &dyn Progress,
-) -> Result<LocalModel, HubError> {
-    if let Some(dir) = source.folder() {
-        return Ok(LocalModel { dir, id: None, revision: None });
-    }
-    let repository = Repository::new(settings, "models", source.id()?, source.revision.as_deref());
-    if let Some((dir, commit)) = repository.cached_model()? {
-        return Ok(repository.local(dir, commit));
-    }
-    if settings.offline {
-        return Err(repository.offline("a whole model"));
-    }
-    let client = repository.client()?;
-    let model = client.model(repository.owner, repository.name);
-    let info = model.info().revision(repository.revision.clone()).send();
-    let info = info.map_err(|cause| repository.refused("", cause))?;
-    let commit = info.sha.unwrap_or_else(|| repository.revision.clone());
-    let files: Vec<String> = info.siblings.unwrap_or_default().into_iter().map(|file| file.rfilename).collect();
-    let get = |file: &str| {
-        let path = model.download_file().filename(file).revision(commit.clone()).send();
-        path.map_err(|cause| repository.refused(file, cause))
-    };
-    repository.download(&commit, &files, &get, progress)
-}
-
-/// One file of a dataset, from the cache or the Hub.
-///
-/// # Errors
-/// As [`fetch_model`].
-pub fn fetch_dataset_file(id: &str, revision: Option<&str>, file: &str) -> Result<PathBuf, HubError> {
-    fetch_dataset_file_with(&HubSettings::from_env(), id, revision, file)
-}
-
-/// [`fetch_dataset_file`] with explicit settings.
-///
-/// # Errors
-/// As [`fetch_model`].
-pub fn fetch_dataset_file_with(
-    settings: &HubSettings, id: &str, revision: Option<&str>, file: &str,
+/// As [`HubSettings::fetch_dataset_file`].
+pub fn fetch_dataset_file(
+    id: &str,
+    revision: Option<&str>,
+    file: &str,
+    progress: &dyn Progress,
 ) -> Result<PathBuf, HubError> {
-    let source = ModelSource { name: id.to_owned(), revision: revision.map(ToOwned::to_owned) };
-    let repository = Repository::new(settings, "datasets", source.id()?, revision);
-    if file.split('/').any(|part| part.is_empty() || part == "..") || file.contains('\\') {
-        let reason = format!("`{file}` is no path inside a repository");
-        return Err(HubError::Index { path: PathBuf::from(id), reason });
-    }
-    let cached = repository.commit()?.map(|commit| repository.snapshot(&commit).join(file)).filter(|path| path.is_file());
-    if let Some(path) = cached.filter(|_| settings.offline || repository.pinned()) {
-        return Ok(path);
-    }
-    if settings.offline {
-        return Err(repository.offline(file));
-    }
-    let dataset = repository.client()?.dataset(repository.owner, repository.name);
-    let path = dataset.download_file().filename(file).revision(repository.revision.clone()).send();
-    path.map_err(|cause| repository.refused(file, cause))
+    HubSettings::from_env().fetch_dataset_file(id, revision, file, progress)
 }
 
-/// A repository at a revision, and its place in the cache.
-struct Repository<'a> {
-    settings: &'a HubSettings,
-    kind: &'static str,
-    owner: &'a str,
-    name: &'a str,
-    revision: String,
-}
-
-impl<'a> Repository<'a> {
-    fn new(settings: &'a HubSettings, kind: &'static str, id: (&'a str, &'a str), revision: Option<&str>) -> Self {
-        Self { settings, kind, owner: id.0, name: id.1, revision: revision.unwrap_or(MAIN).to_owned() }
-    }
-
-    fn id(&self) -> String {
-        if self.owner.is_empty() { self.name.to_owned() } else { format!("{}/{}", self.owner, self.name) }
-    }
-
-    /// Whether the revision is a commit: what is cached under it cannot change.
-    fn pinned(&self) -> bool {
-        self.revision.len() == 40 && self.revision.bytes().all(|byte| byte.is_ascii_hexdigit())
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.settings.cache.join(format!("{}--{}", self.kind, self.id().replace('/', "--")))
-    }
-
-    fn snapshot(&self, commit: &str) -> PathBuf {
-        self.folder().join("snapshots").join(commit)
-    }
-
-    /// The commit that the cache knows the revision by.
-    fn commit(&self) -> Result<Option<String>, HubError> {
-        if self.pinned() {
-            return Ok(Some(self.revision.clone()));
+impl HubSettings {
+    /// The folder of `source`: itself if it is one, else that of its commit in the cache, filled from the Hub.
+    ///
+    /// A full commit that is whole in the cache is used without asking the Hub. Progress is in bytes.
+    ///
+    /// # Errors
+    /// [`HubError`] says what was asked for, what came of it and what to do.
+    pub fn fetch_model(&self, source: &ModelSource, progress: &dyn Progress) -> Result<LocalModel, HubError> {
+        source.check()?;
+        if let Some(dir) = source.folder() {
+            return Ok(LocalModel { dir, id: None, revision: None });
         }
-        let path = self.folder().join("refs").join(&self.revision);
-        if self.revision.split('/').any(|part| part.is_empty() || part == "..") || !path.is_file() {
-            return Ok(None);
-        }
-        let commit = std::fs::read_to_string(&path).map_err(io(&path))?.trim().to_owned();
-        Ok(commit.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(commit))
-    }
-
-    /// The snapshot, if it is whole and need not be looked up on the Hub.
-    fn cached_model(&self) -> Result<Option<(PathBuf, String)>, HubError> {
-        let Some(commit) = self.commit()?.filter(|_| self.settings.offline || self.pinned()) else { return Ok(None) };
-        let dir = self.snapshot(&commit);
-        let has = |file: &str| dir.join(file).is_file();
-        if !has("config.json") || !has("tokenizer.json") {
-            return Ok(None);
-        }
-        let whole = if has(INDEX) { shards(&dir.join(INDEX))?.iter().all(|shard| has(shard)) } else { has(SINGLE) };
-        Ok(whole.then_some((dir, commit)))
-    }
-
-    fn local(&self, dir: PathBuf, commit: String) -> LocalModel {
-        LocalModel { dir, id: Some(self.id()), revision: Some(commit) }
-    }
-
-    fn client(&self) -> Result<HFClientSync, HubError> {
-        let mut builder = HFClient::builder().cache_dir(&self.settings.cache);
-        if let Some(endpoint) = &self.settings.endpoint {
-            builder = builder.endpoint(endpoint);
-        }
-        if let Some(token) = &self.settings.token {
-            builder = builder.token(token);
-        }
-        builder.build_sync().map_err(|cause| self.refused("", cause))
-    }
-
-    /// All files that taper reads, of `commit`, which lists `files`.
-    fn download(
-        &self, commit: &str, files: &[String], get: &dyn Fn(&str) -> Result<PathBuf, HubError>, progress: &dyn Progress,
-    ) -> Result<LocalModel, HubError> {
-        let has = |name: &str| files.iter().any(|file| file == name);
-        let lacks = |file| HubError::Lacks { id: self.id(), revision: commit.to_owned(), file };
-        let pickles: Vec<&str> = files.iter().map(String::as_str).filter(|file| is_pickle(file)).collect();
-        if !has(SINGLE) && !has(INDEX) {
-            if pickles.is_empty() {
-                return Err(lacks(SINGLE));
-            }
-            return Err(HubError::OnlyPickle {
-                id: self.id(),
-                revision: commit.to_owned(),
-                files: pickles.join(", "),
-            });
-        }
-        if !has("config.json") {
-            return Err(lacks("config.json"));
-        }
-        let mut wanted: Vec<String> = SMALL.iter().filter(|file| has(file)).map(|file| (*file).to_owned()).collect();
-        if has(INDEX) {
-            let index = get(INDEX)?;
-            wanted.extend(shards(&index)?);
-        } else {
-            wanted.push(SINGLE.to_owned());
-        }
-        progress.begin("download", wanted.len() as u64);
-        let mut dir = self.snapshot(commit);
-        for file in &wanted {
-            let path = get(file)?;
-            progress.advance(1, file);
-            if file == "config.json"
-                && let Some(parent) = path.parent()
-            {
-                dir = parent.to_owned();
-            }
-        }
-        progress.end();
-        Ok(self.local(dir, commit.to_owned()))
-    }
-
-    fn offline(&self, file: &str) -> HubError {
-        let cache = self.settings.cache.clone();
-        HubError::Offline { id: self.id(), revision: self.revision.clone(), file: file.to_owned(), cache }
-    }
-
-    fn refused(&self, file: &str, cause: HFError) -> HubError {
-        let hint = match &cause {
-            HFError::AuthRequired { .. } if self.settings.token.is_none() => {
-                "there is no such repository, or it wants a login: set HF_TOKEN".to_owned()
-            }
-            HFError::AuthRequired { .. } => "the Hub does not accept the token in HF_TOKEN".to_owned(),
-            HFError::Forbidden { .. } => {
-                "no access: accept the model's licence on its page, with the account that HF_TOKEN belongs to".to_owned()
-            }
-            HFError::RepoNotFound { .. } => "no such repository; check the spelling, or HF_TOKEN if it is private".to_owned(),
-            HFError::RevisionNotFound { .. } => "no such revision".to_owned(),
-            HFError::EntryNotFound { .. } => "no such file".to_owned(),
-            HFError::RateLimited { .. } => "too many requests: wait, or set HF_TOKEN".to_owned(),
-            _ => "could not be fetched; a file is kept only when it is whole, so try again".to_owned(),
+        let at = location("model", &source.name, source.revision.as_deref());
+        let cache = Cache::new(&self.cache, "models", &source.name);
+        let local = |commit: String| LocalModel {
+            dir: cache.snapshot(&commit),
+            id: Some(source.name.clone()),
+            revision: Some(commit),
         };
-        let file = if file.is_empty() { String::new() } else { format!(", {file}") };
-        HubError::Hub { id: self.id(), revision: self.revision.clone(), file, hint, cause: Box::new(cause) }
+        if self.offline {
+            let missing = |at| HubError::NotCached { at, cache: self.cache.clone() };
+            let commit = cache.commit(&at.revision)?.ok_or_else(|| missing(at.boxed()))?;
+            let lacking = lacking(&cache.snapshot(&commit), &at)?;
+            return lacking.map_or(Ok(local(commit)), |file| Err(missing(at.file(&file))));
+        }
+        if is_commit(&at.revision) && is_whole(&cache, &at)? {
+            return Ok(local(at.revision));
+        }
+        let remote = Remote::<RepoTypeModel>::new(self, at.clone(), &cache.staging())?;
+        let commit = if is_commit(&at.revision) { at.revision.clone() } else { remote.resolve()? };
+        let job = Job { at: &at, cache: &cache, remote: &remote, commit: &commit, progress };
+        job.model()?;
+        cache.set_commit(&at.revision, &commit)?;
+        Ok(local(commit))
+    }
+
+    /// The path of `file` (`data/train.parquet`) of the dataset `id`, fetched if it is not in the cache.
+    ///
+    /// # Errors
+    /// [`HubError`] says what was asked for, what came of it and what to do.
+    pub fn fetch_dataset_file(
+        &self,
+        id: &str,
+        revision: Option<&str>,
+        file: &str,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, HubError> {
+        let wrong = |reason| HubError::Source { text: format!("{id}/{file}"), reason };
+        check_id(id).map_err(wrong)?;
+        revision.map_or(Ok(()), check_revision).map_err(wrong)?;
+        if !is_plain_path(file) {
+            return Err(wrong(format!("`{file}` is no path in a repository")));
+        }
+        let at = location("dataset", id, revision);
+        let cache = Cache::new(&self.cache, "datasets", id);
+        if self.offline || is_commit(&at.revision) {
+            let path = cache.commit(&at.revision)?.map(|commit| cache.snapshot(&commit).join(file));
+            match path.filter(|path| path.is_file()) {
+                Some(path) => return Ok(path),
+                None if self.offline => {
+                    return Err(HubError::NotCached { at: at.file(file), cache: self.cache.clone() });
+                }
+                None => {}
+            }
+        }
+        let remote = Remote::<RepoTypeDataset>::new(self, at.clone(), &cache.staging())?;
+        let commit = if is_commit(&at.revision) { at.revision.clone() } else { remote.resolve()? };
+        let entry = remote.find(&commit, file)?;
+        let job = Job { at: &at, cache: &cache, remote: &remote, commit: &commit, progress };
+        job.ensure(&[&entry])?;
+        cache.set_commit(&at.revision, &commit)?;
+        Ok(cache.snapshot(&commit).join(file))
     }
 }
 
-fn is_pickle(file: &str) -> bool {
-    [".bin", ".pt", ".pth", ".ckpt", ".pkl"].iter().any(|end| file.ends_with(end))
+fn location(kind: &'static str, id: &str, revision: Option<&str>) -> Location {
+    Location { kind, id: id.to_owned(), revision: revision.unwrap_or("main").to_owned(), file: None }
 }
 
-/// The shards that an index names, sorted; each a file beside it.
-fn shards(index: &Path) -> Result<Vec<String>, HubError> {
-    let refuse = |reason: String| HubError::Index { path: index.to_owned(), reason };
-    let bytes = std::fs::read(index).map_err(io(index))?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|cause| refuse(format!("not JSON: {cause}")))?;
-    let map = value.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| refuse("no object `weight_map` in it".to_owned()))?;
-    let mut names = Vec::new();
+/// The first file without which the snapshot is no model.
+fn lacking(snapshot: &Path, at: &Location) -> Result<Option<String>, HubError> {
+    let missing = |name: &str| !snapshot.join(name).is_file();
+    if missing(CONFIG) {
+        return Ok(Some(CONFIG.to_owned()));
+    }
+    if !missing(SINGLE) {
+        return Ok(None);
+    }
+    if missing(INDEX) {
+        return Ok(Some(SINGLE.to_owned()));
+    }
+    Ok(shards(&snapshot.join(INDEX), at)?.into_iter().find(|shard| missing(shard)))
+}
+
+/// Whether the commit that `at` names is in the cache with all that a run may need.
+///
+/// Weights come last, so their presence says that the rest was fetched as well, if taper did it. Other programs may leave
+/// out the tokenizer.
+fn is_whole(cache: &Cache, at: &Location) -> Result<bool, HubError> {
+    let snapshot = cache.snapshot(&at.revision);
+    let read = [TOKENIZER, PREPROCESSOR].iter().any(|name| snapshot.join(name).is_file());
+    Ok((read || cache.lacks(&at.revision, TOKENIZER)) && lacking(&snapshot, at)?.is_none())
+}
+
+/// The files that an index names, each once, in order.
+fn shards(index: &Path, at: &Location) -> Result<BTreeSet<String>, HubError> {
+    let refuse = |reason: String| HubError::Index { at: at.file(INDEX), reason };
+    let bytes = fs::read(index).map_err(HubError::io(index))?;
+    let content: Value = serde_json::from_slice(&bytes).map_err(|cause| refuse(format!("not JSON: {cause}")))?;
+    let map = content.get("weight_map").and_then(Value::as_object);
+    let map = map.filter(|map| !map.is_empty()).ok_or_else(|| refuse("no object `weight_map` in it".to_owned()))?;
+    let mut names = BTreeSet::new();
     for (tensor, file) in map {
-        let plain = |name: &&str| Path::new(name).file_name().is_some_and(|file| file == *name) && !name.contains('\\');
-        let name = file.as_str().filter(plain).filter(|name| name.ends_with(".safetensors"));
-        let name = name.ok_or_else(|| refuse(format!("`{tensor}` is said to be in {file}, wanted a .safetensors file")))?;
-        names.push(name.to_owned());
+        let name = file.as_str().filter(|name| is_plain_path(name) && !name.contains('/'));
+        let name = name.filter(|name| name.ends_with(".safetensors"));
+        names.insert(name.map(str::to_owned).ok_or_else(|| {
+            refuse(format!("tensor `{tensor}` is said to be in {file}, wanted the plain name of a .safetensors file"))
+        })?);
     }
-    names.sort_unstable();
-    names.dedup();
     Ok(names)
+}
+
+/// One commit that is being fetched.
+struct Job<'a, T: RepoType> {
+    at: &'a Location,
+    cache: &'a Cache,
+    remote: &'a Remote<T>,
+    commit: &'a str,
+    progress: &'a dyn Progress,
+}
+
+impl<T: RepoType> Job<'_, T> {
+    /// All that a model needs: first the small files, of which the index says what else.
+    fn model(&self) -> Result<(), HubError> {
+        let listed = self.remote.list(self.commit)?;
+        let find = |name: &str| listed.iter().find(|entry| entry.path == name);
+        if find(CONFIG).is_none() {
+            let advice = "; a transformers checkpoint has it at the top";
+            return Err(HubError::NoFile { at: self.at.file(CONFIG), advice });
+        }
+        let index = find(INDEX).filter(|_| find(SINGLE).is_none());
+        if find(SINGLE).is_none() && index.is_none() {
+            return Err(self.without_weights(&listed));
+        }
+        let small: Vec<&Entry> = SMALL.iter().filter_map(|name| find(name)).chain(index).collect();
+        self.ensure(&small)?;
+        for name in SMALL.iter().filter(|name| find(name).is_none()) {
+            self.cache.set_lacks(self.commit, name)?;
+        }
+        let Some(_) = index else {
+            return self.ensure(&find(SINGLE).into_iter().collect::<Vec<_>>());
+        };
+        let mut weights = Vec::new();
+        for name in shards(&self.cache.snapshot(self.commit).join(INDEX), self.at)? {
+            let shard = find(&name);
+            let advice = "; the index names it, so the upload of the model was not finished";
+            weights.push(shard.ok_or_else(|| HubError::NoFile { at: self.at.file(&name), advice })?);
+        }
+        self.ensure(&weights)
+    }
+
+    fn without_weights(&self, listed: &[Entry]) -> HubError {
+        let names = |keep: &dyn Fn(&str) -> bool| {
+            let names: Vec<&str> = listed.iter().map(|entry| entry.path.as_str()).filter(|name| keep(name)).collect();
+            names.join(", ")
+        };
+        let files = names(&|name| PICKLES.iter().any(|end| name.ends_with(end)));
+        if files.is_empty() || listed.iter().any(|entry| entry.path.ends_with(".safetensors")) {
+            HubError::NoWeights { at: self.at.boxed(), found: names(&|_| true) }
+        } else {
+            HubError::Pickle { at: self.at.boxed(), files }
+        }
+    }
+
+    /// Fetches those of `entries` that the cache lacks at this commit.
+    fn ensure(&self, entries: &[&Entry]) -> Result<(), HubError> {
+        if entries.iter().all(|entry| self.is_here(entry)) {
+            return Ok(());
+        }
+        let _lock = self.cache.lock()?;
+        let missing: Vec<_> = entries.iter().copied().filter(|entry| !self.is_here(entry)).collect();
+        self.progress.begin("download", missing.iter().map(|entry| entry.size).sum());
+        let fetched = missing.iter().try_for_each(|entry| self.fetch(entry));
+        self.progress.end();
+        let cleared = self.cache.clear();
+        fetched.and(cleared)
+    }
+
+    fn is_here(&self, entry: &Entry) -> bool {
+        let path = self.cache.snapshot(self.commit).join(&entry.path);
+        fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == entry.size)
+    }
+
+    fn fetch(&self, entry: &Entry) -> Result<(), HubError> {
+        self.cache.prepare(entry.size)?;
+        let pointer = self.remote.download(entry, self.commit, &|bytes| self.progress.advance(bytes, &entry.path))?;
+        let staged = self.cache.staged(&pointer)?;
+        let damaged = |want: String, got: String| HubError::Damaged { at: self.at.file(&entry.path), want, got };
+        if staged.size != entry.size {
+            return Err(damaged(size(entry.size), size(staged.size)));
+        }
+        if let Some(want) = staged.sha256().filter(|_| staged.fresh) {
+            let got = Fingerprint::of_file(&staged.path).map_err(HubError::io(&staged.path))?;
+            if !got.as_str().eq_ignore_ascii_case(want) {
+                return Err(damaged(format!("SHA-256 {want}"), format!("SHA-256 {got}")));
+            }
+        }
+        self.cache.adopt(&staged, self.commit, &entry.path)
+    }
+}
+
+fn size(bytes: u64) -> String {
+    format!("{bytes} bytes ({})", Bytes(bytes))
 }

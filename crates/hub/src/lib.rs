@@ -1,15 +1,18 @@
-//! Checkpoints from the Hub or a folder, and the layouts that stock engines load.
+//! Checkpoints from the Hub, and the layouts that stock engines load.
 //!
-//! [`ModelSource`] (what a user writes) → [`fetch_model`] → [`LocalModel`] (a folder). The cache is huggingface_hub's.
+//! [`fetch_model`] turns what a recipe says ([`ModelSource`]) into a folder on this machine; [`export`] writes a folder
+//! that other engines read. Environment variables and the cache are those of huggingface_hub, so both share downloads.
 
+mod cache;
 mod error;
 pub mod export;
 mod fetch;
 pub mod layouts;
+mod remote;
 mod settings;
 mod source;
 
-pub use error::HubError;
-pub use fetch::{LocalModel, fetch_dataset_file, fetch_dataset_file_with, fetch_model, fetch_model_with};
+pub use error::{HubError, Location};
+pub use fetch::{LocalModel, fetch_dataset_file, fetch_model};
 pub use settings::HubSettings;
 pub use source::ModelSource;

@@ -9,7 +9,7 @@ use taper_kernels::KernelError;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file or folder is missing or unreadable.
-    #[error("{} cannot be read", path.display())]
+    #[error("{}: cannot be read", path.display())]
     Read {
         /// Which.
         path: PathBuf,
@@ -18,7 +18,7 @@ pub enum ModelError {
         cause: std::io::Error,
     },
     /// A file could not be written.
-    #[error("{} cannot be written", path.display())]
+    #[error("{}: cannot be written", path.display())]
     Write {
         /// Which.
         path: PathBuf,

@@ -203,6 +203,7 @@ pub fn eval(request: &EvalRequest, console: &dyn Console) -> Result<EvalReport, 
         }
     }
     let measured = perplexity(&Model::load(&checkpoint)?, &ids, settings, console)?;
-    let text = format!("{} documents of {}", texts.len(), documents.name());
+    let plural = if texts.len() == 1 { "" } else { "s" };
+    let text = format!("{} document{plural} of {}", texts.len(), documents.name());
     Ok(EvalReport { model: request.model.to_string(), revision: local.revision, text, settings, measured })
 }

@@ -34,14 +34,7 @@ impl<'a> Context<'a> {
         (recipe, run, console): (&'a Recipe, &'a RunDir, &'a dyn Console), local: LocalModel, checkpoint: Checkpoint,
         fingerprint: Fingerprint,
     ) -> Result<Self, PipelineError> {
-        let spec = checkpoint.spec();
-        for (what, got) in [("data.length", recipe.data.length), ("eval.window", recipe.eval.window)] {
-            if got > spec.max_tokens {
-                return Err(PipelineError::TooLong { what, got, most: spec.max_tokens });
-            }
-        }
-        let range = recipe.budget.budget().range(spec)?;
-        feasible(recipe, spec, range)?;
+        let range = range(recipe, checkpoint.spec())?;
         let documents = Documents::read(&recipe.data.text)?;
         let (model, tokenizer) = (OnceCell::new(), OnceCell::new());
         Ok(Self { recipe, run, console, local, checkpoint, fingerprint, documents, range, model, tokenizer })
@@ -81,11 +74,17 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Whether the space has anything inside the budget.
-fn feasible(recipe: &Recipe, spec: &ModelSpec, range: BudgetRange) -> Result<(), PipelineError> {
+/// The budget in numbers, if model and recipe fit each other and the space has anything inside the budget.
+pub(crate) fn range(recipe: &Recipe, spec: &ModelSpec) -> Result<BudgetRange, PipelineError> {
+    for (what, got) in [("data.length", recipe.data.length), ("eval.window", recipe.eval.window)] {
+        if got > spec.max_tokens {
+            return Err(PipelineError::TooLong { what, got, most: spec.max_tokens });
+        }
+    }
+    let range = recipe.budget.budget().range(spec)?;
     let mut rng = taper_base::rng::stream(recipe.seed, "feasible", 0, 0);
     recipe.space.repair(spec, range, &Architecture::whole(spec), &mut rng)?;
-    Ok(())
+    Ok(range)
 }
 
 fn get_or_try<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T, PipelineError>) -> Result<&T, PipelineError> {

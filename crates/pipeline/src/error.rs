@@ -105,6 +105,22 @@ pub enum PipelineError {
     },
 }
 
+impl PipelineError {
+    /// What a user can do about it, if that is known and the message does not say so already.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Arch(ArchError::Infeasible { .. }) => {
+                Some("set `budget.params` between these limits, or let `space` take away more")
+            }
+            Self::Hub(HubError::NoFolder { .. }) => Some("relative paths in a recipe start at the recipe's folder"),
+            Self::Data(DataError::Read { cause, .. }) if cause.kind() == std::io::ErrorKind::NotFound => {
+                Some("relative paths in a recipe start at the recipe's folder")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// For `map_err`: what the system said of `path`.
 pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> PipelineError {
     let path = path.into();

@@ -22,7 +22,7 @@ pub use about::{BlockInspection, EvalReport, EvalRequest, Finding, Inspection, M
 pub use console::{Console, Stage};
 pub use error::PipelineError;
 pub use recipe::{Methods, Recipe, RecipeError};
-pub use run::{RunReport, run, trials};
+pub use run::{Checked, RunReport, check, run};
 pub use run_dir::{Outcome, RunDir, RunDirError};
 pub use score::{CandidateScore, Halves, ScoreReport, ScoreRequest, score};
 pub use stage::StageKey;

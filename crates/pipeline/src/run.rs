@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use taper_base::Fingerprint;
+use taper_data::{DataError, TextSource};
+use taper_model::Checkpoint;
 
 use crate::context::Context;
 use crate::run_dir::RunDir;
@@ -31,12 +33,36 @@ pub struct RunReport {
     pub eval: Option<Evaluation>,
 }
 
-/// Candidates that the recipe's search will score at most.
+/// What `taper check` found in a sound recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// Candidates that the search will score at most.
+    pub trials: u64,
+    /// What is no fault of the recipe, but would stop a run on this machine.
+    pub notes: Vec<String>,
+}
+
+/// Whether a run of `recipe` can begin, as far as this machine alone can say without reading weights: a model in a folder
+/// is there and fits budget and lengths; text that is not there is only noted, since recipes travel without it.
 ///
 /// # Errors
-/// If its strategy cannot be built.
-pub fn trials(recipe: &Recipe) -> Result<u64, PipelineError> {
-    Ok(taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?.trials())
+/// If it cannot.
+pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
+    recipe.model.check()?;
+    if let Some(folder) = recipe.model.folder() {
+        crate::context::range(recipe, Checkpoint::open(&folder)?.spec())?;
+    }
+    let mut notes = Vec::new();
+    for (key, text) in [("data.text", Some(&recipe.data.text)), ("eval.text", recipe.eval.text.as_ref())] {
+        match text.map_or(Ok(Vec::new()), TextSource::files) {
+            Err(DataError::Read { path, cause }) if cause.kind() == std::io::ErrorKind::NotFound => {
+                notes.push(format!("{key}: {} is not on this machine", path.display()));
+            }
+            other => drop(other?),
+        }
+    }
+    let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
+    Ok(Checked { trials: strategy.trials(), notes })
 }
 
 /// Runs `recipe` up to and including `last`. What an earlier run has done and nothing has changed since is not done again.

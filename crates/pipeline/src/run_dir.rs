@@ -82,7 +82,7 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Opens the folder of run `name` in `runs`, made if it is not there.
+    /// Opens the folder of run `name` in `runs`, made if it is not there, and removes what killed runs left unfinished.
     ///
     /// # Errors
     /// [`RunDirError::Locked`] if another process has it open, [`RunDirError::Name`], [`RunDirError::Io`].
@@ -91,6 +91,7 @@ impl RunDir {
         let root = runs.join(name);
         std::fs::create_dir_all(&root).map_err(RunDirError::io(&root, "create the folder"))?;
         let lock = lock(&root)?;
+        taper_base::files::sweep(&root).map_err(RunDirError::io(&root, "remove what a killed run left"))?;
         Ok(Self { root, _lock: lock })
     }
 

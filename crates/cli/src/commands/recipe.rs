@@ -17,24 +17,28 @@ pub(crate) fn run(args: &Args, given: &RecipeArgs, last: Stage, console: &dyn Co
         recipe.runs.clone_from(runs);
     }
     if let Some(threads) = given.threads {
-        anyhow::ensure!(threads > 0, "--threads is 0, wanted 1 or more");
-        recipe.search.threads = Some(threads);
+        recipe.search.threads = Some(threads.into());
     }
-    let report = run_recipe(&recipe, last, console)?;
+    let report = run_recipe(&recipe, last, console).with_context(|| given.recipe.display().to_string())?;
     print(args, &report, || render::report(&report))
 }
 
 pub(crate) fn check(args: &Args, path: Option<&Path>) -> anyhow::Result<ExitCode> {
     let path = path.context("no recipe given")?;
     let recipe = Recipe::read(path, &Methods::of_this_build())?;
-    let strategy = taper_pipeline::trials(&recipe)?;
-    let summary = json!({"recipe": path, "name": recipe.name, "model": recipe.model.to_string(), "trials": strategy,
-        "proxy": recipe.search.proxy.name, "strategy": recipe.search.strategy.name});
+    let found = taper_pipeline::check(&recipe).with_context(|| path.display().to_string())?;
+    let summary = json!({"recipe": path, "name": recipe.name, "model": recipe.model.to_string(), "trials": found.trials,
+        "proxy": recipe.search.proxy.name, "strategy": recipe.search.strategy.name, "notes": found.notes});
     print(args, &summary, || {
-        let search = &recipe.search;
+        let (search, trials) = (&recipe.search, found.trials);
+        let notes: String = found.notes.iter().map(|note| format!("\n  note: {note}")).collect();
         format!(
-            "{}: sound. {} from {}, {} by {}, up to {strategy} trials",
-            path.display(), recipe.name, recipe.model, search.strategy.name, search.proxy.name
+            "{}: sound. {} from {}, {} by {}, up to {trials} trials{notes}",
+            path.display(),
+            recipe.name,
+            recipe.model,
+            search.strategy.name,
+            search.proxy.name
         )
     })
 }

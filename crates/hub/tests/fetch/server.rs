@@ -1,0 +1,252 @@
+//! A small Hub on the loopback: revisions, listings, files small (straight) and large (redirected, named by SHA-256).
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+use taper_base::Fingerprint;
+
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub const OTHER: &str = "76543210fedcba9876543210fedcba9876543210";
+
+/// What was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub method: String,
+    /// Without the query.
+    pub path: String,
+    pub authorization: Option<String>,
+}
+
+/// What goes wrong with the requests whose path contains a text.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// A refusal, as `(status, error code, message)`.
+    Refuse(u16, &'static str, &'static str),
+    /// The connection closes after this many bytes, of a body whose length was said.
+    Cut(usize),
+    /// The same, and the length was not said, so that only the listing tells.
+    CutSilently(usize),
+    /// As many other bytes.
+    Garble,
+    /// `GET` (not `HEAD`) is answered with a page that is no file.
+    Page(u16),
+}
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<String, Vec<u8>>,
+    commit: String,
+    faults: Vec<(String, Fault)>,
+    requests: Vec<Request>,
+}
+
+/// The server; it ends with the test process.
+#[derive(Clone)]
+pub struct Server {
+    pub address: String,
+    state: Arc<Mutex<State>>,
+}
+
+/// What is answered.
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    /// The length to state; `None` states none.
+    length: Option<usize>,
+}
+
+impl Answer {
+    fn new(status: u16, body: Vec<u8>) -> Self {
+        Self { status, headers: Vec::new(), length: Some(body.len()), body }
+    }
+
+    fn json(value: &Value) -> Self {
+        Self::new(200, value.to_string().into_bytes()).with("Content-Type", "application/json")
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+impl Server {
+    /// Serves `files` as the only content of every repository. Names that end in `.safetensors` or `.parquet` are large.
+    pub fn start(files: &[(&str, &[u8])]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
+        let state = State { files, commit: COMMIT.to_owned(), ..State::default() };
+        let server = Self { address, state: Arc::new(Mutex::new(state)) };
+        let (serving, mut number) = (server.clone(), 0);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let server = serving.clone();
+                number += 1;
+                thread::Builder::new()
+                    .name(format!("connection {number}"))
+                    .spawn(move || server.talk(&stream.unwrap()))
+                    .unwrap();
+            }
+        });
+        server
+    }
+
+    pub fn set_fault(&self, path_part: &str, fault: Fault) {
+        self.state.lock().unwrap().faults.push((path_part.to_owned(), fault));
+    }
+
+    pub fn clear_faults(&self) {
+        self.state.lock().unwrap().faults.clear();
+    }
+
+    /// Moves the branch.
+    pub fn set_commit(&self, commit: &str) {
+        self.state.lock().unwrap().commit = commit.to_owned();
+    }
+
+    pub fn set_file(&self, name: &str, bytes: &[u8]) {
+        self.state.lock().unwrap().files.insert(name.to_owned(), bytes.to_vec());
+    }
+
+    /// The requests since the last call.
+    pub fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.state.lock().unwrap().requests)
+    }
+
+    /// One request, one answer, the connection closes.
+    fn talk(&self, stream: &TcpStream) {
+        let Some((request, body)) = read(stream) else { return };
+        let answer = self.answer(&request, &body);
+        let mut head = format!("HTTP/1.1 {} Answer\r\nConnection: close\r\n", answer.status);
+        if let Some(length) = answer.length {
+            head += &format!("Content-Length: {length}\r\n");
+        }
+        for (name, value) in &answer.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let body = if request.method == "HEAD" { &[] } else { answer.body.as_slice() };
+        let mut stream = stream;
+        // the client may have gone away, which is its right
+        let _ = stream
+            .write_all(head.as_bytes())
+            .and_then(|()| stream.write_all(b"\r\n"))
+            .and_then(|()| stream.write_all(body));
+    }
+
+    fn answer(&self, request: &Request, body: &[u8]) -> Answer {
+        let mut state = self.state.lock().unwrap();
+        state.requests.push(request.clone());
+        let fault = state.faults.iter().find(|(part, _)| request.path.contains(part.as_str()));
+        let fault = fault.map(|(_, fault)| fault.clone());
+        if let Some(Fault::Refuse(status, code, message)) = fault {
+            let answer = Answer::new(status, json!({ "error": message }).to_string().into_bytes());
+            return if code.is_empty() {
+                answer
+            } else {
+                answer.with("X-Error-Code", code).with("X-Error-Message", message)
+            };
+        }
+        let mut answer = route(&state, &self.address, request, body);
+        match fault {
+            Some(Fault::Cut(length)) => answer.body.truncate(length),
+            Some(Fault::CutSilently(length)) if request.method == "GET" => {
+                answer.body.truncate(length);
+                answer.length = None;
+            }
+            Some(Fault::Garble) => answer.body.fill(b'#'),
+            Some(Fault::Page(status)) if request.method == "GET" => answer = Answer::new(status, b"<html>".to_vec()),
+            _ => {}
+        }
+        answer
+    }
+}
+
+/// Method, path, token and body of the next request; `None` if the connection is closed.
+fn read(stream: &TcpStream) -> Option<(Request, Vec<u8>)> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    if reader.read_line(&mut line).ok()? == 0 {
+        return None;
+    }
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, target) = (words.next()?, words.next()?);
+    let (mut authorization, mut length) = (None, 0);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim().split_once(':') else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "authorization" => authorization = Some(value.trim().to_owned()),
+            "content-length" => length = value.trim().parse().ok()?,
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let path = target.split('?').next().unwrap_or_default().to_owned();
+    Some((Request { method, path, authorization }, body))
+}
+
+fn is_large(name: &str) -> bool {
+    name.ends_with(".safetensors") || name.ends_with(".parquet")
+}
+
+/// A listing's entry; large files have the digest under `lfs.oid`, as the Hub has it.
+fn entry(name: &str, bytes: &[u8]) -> Value {
+    let digest = Fingerprint::of_bytes(bytes);
+    let mut entry = json!({ "type": "file", "path": name, "size": bytes.len(), "oid": digest.as_str()[..40] });
+    if is_large(name) {
+        entry["lfs"] = json!({ "oid": digest.as_str(), "size": bytes.len(), "pointerSize": 134 });
+    }
+    entry
+}
+
+fn route(state: &State, address: &str, request: &Request, body: &[u8]) -> Answer {
+    let path = request.path.as_str();
+    if let Some((_, revision)) = path.split_once("/revision/") {
+        let known = ["main", "v1", &state.commit].contains(&revision);
+        let unknown = || Answer::new(404, Vec::new()).with("X-Error-Code", "RevisionNotFound");
+        return if known { Answer::json(&json!({ "id": "o/m", "sha": state.commit })) } else { unknown() };
+    }
+    if path.contains("/tree/") {
+        let top = state.files.iter().filter(|(name, _)| !name.contains('/'));
+        let mut listed: Vec<Value> = top.map(|(name, bytes)| entry(name, bytes)).collect();
+        listed.push(json!({ "type": "directory", "path": "onnx", "oid": COMMIT }));
+        return Answer::json(&json!(listed));
+    }
+    if path.contains("/paths-info/") {
+        let asked: Value = serde_json::from_slice(body).unwrap();
+        let names = asked["paths"].as_array().unwrap().iter().filter_map(Value::as_str);
+        let found = names.filter_map(|name| state.files.get(name).map(|bytes| entry(name, bytes)));
+        return Answer::json(&found.collect());
+    }
+    if let Some(digest) = path.strip_prefix("/cdn/") {
+        let found = state.files.values().find(|bytes| Fingerprint::of_bytes(bytes).as_str() == digest);
+        return found.map_or_else(|| Answer::new(404, Vec::new()), |bytes| Answer::new(200, bytes.clone()));
+    }
+    let named = path.split_once("/resolve/").and_then(|(_, rest)| rest.split_once('/'));
+    match named.and_then(|(_, name)| state.files.get_key_value(name)) {
+        Some((name, bytes)) => file(name, bytes, &state.commit, address),
+        None => Answer::new(404, Vec::new()).with("X-Error-Code", "EntryNotFound"),
+    }
+}
+
+fn file(name: &str, bytes: &[u8], commit: &str, address: &str) -> Answer {
+    let digest = Fingerprint::of_bytes(bytes);
+    if is_large(name) {
+        return Answer::new(302, Vec::new())
+            .with("X-Repo-Commit", commit)
+            .with("X-Linked-Etag", format!("\"{digest}\""))
+            .with("X-Linked-Size", bytes.len().to_string())
+            .with("Location", format!("{address}/cdn/{digest}"));
+    }
+    Answer::new(200, bytes.to_vec())
+        .with("X-Repo-Commit", commit)
+        .with("ETag", format!("\"{}\"", &digest.as_str()[..40]))
+}

@@ -1,0 +1,13 @@
+//! The binary from outside: what it prints, how it ends, and what it leaves on disk.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod changes;
+mod closed_pipes;
+mod damaged_runs;
+mod determinism;
+mod documents;
+mod kills;
+mod messages;
+mod mutations;
+mod support;

@@ -1,0 +1,486 @@
+//! What a user reads: exit code, stdout and stderr, word for word.
+
+use insta_cmd::assert_cmd_snapshot;
+
+use crate::support::Place;
+
+/// The recipe with one thing wrong in it.
+fn with(from: &str, to: &str) -> Place {
+    let place = Place::new();
+    place.change(from, to);
+    place
+}
+
+#[test]
+fn no_arguments_show_the_help() {
+    assert_cmd_snapshot!(Place::new().taper(&[]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    Makes pretrained Llama, Mistral and Qwen checkpoints smaller
+
+    Usage: taper [OPTIONS] <COMMAND>
+
+    Commands:
+      run      Run a recipe: load, calibrate, search, materialise, eval
+      check    Check a recipe without reading weights
+      search   Run a recipe up to the search: which architecture is best
+      prune    Run a recipe up to the pruned checkpoint, without evaluating it
+      eval     Perplexity of a checkpoint, taper's or not, on text
+      score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
+      inspect  What a checkpoint is: blocks, sizes, costs
+      methods  The methods that recipes may name
+      doctor   What this machine and this build can do
+      help     Print this message or the help of the given subcommand(s)
+
+    Options:
+          --json                     One JSON document on stdout instead of text
+          --progress <PROGRESS>      How progress is shown on stderr; by default a bar on a terminal,
+                                     else plain lines [default: auto] [possible values: auto, bar,
+                                     plain, json, silent]
+          --log-format <LOG_FORMAT>  How log lines are written to stderr [default: text] [possible
+                                     values: text, json]
+      -h, --help                     Print help (see more with '--help')
+      -V, --version                  Print version
+
+    Start here:
+      taper run recipes/demo.yaml      the whole pipeline on a small model, under a minute
+      taper check my.yaml              what is wrong with a recipe, before anything is read
+      taper methods                    proxies and strategies a recipe may name
+
+    Exit codes: 0 done, 1 ran but a gate was missed, 2 could not run.
+    Log: TAPER_LOG=info (or debug) on stderr.
+    ");
+}
+
+#[test]
+fn help_says_where_to_start() {
+    assert_cmd_snapshot!(Place::new().taper(&["--help"]), @"
+    success: true
+    exit_code: 0
+    ----- stdout -----
+    Makes pretrained Llama, Mistral and Qwen checkpoints smaller.
+
+    One recipe file says which model, how small, and how to search. taper ranks heads and channels on
+    calibration text, searches which of them to keep in each block, cuts, evaluates, and writes a
+    checkpoint that stock transformers loads.
+
+    Usage: taper [OPTIONS] <COMMAND>
+
+    Commands:
+      run      Run a recipe: load, calibrate, search, materialise, eval
+      check    Check a recipe without reading weights
+      search   Run a recipe up to the search: which architecture is best
+      prune    Run a recipe up to the pruned checkpoint, without evaluating it
+      eval     Perplexity of a checkpoint, taper's or not, on text
+      score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
+      inspect  What a checkpoint is: blocks, sizes, costs
+      methods  The methods that recipes may name
+      doctor   What this machine and this build can do
+      help     Print this message or the help of the given subcommand(s)
+
+    Options:
+          --json
+              One JSON document on stdout instead of text
+
+          --progress <PROGRESS>
+              How progress is shown on stderr; by default a bar on a terminal, else plain lines
+
+              Possible values:
+              - auto:   A bar on a terminal, else plain lines
+              - bar:    A bar
+              - plain:  A line when a stage begins and ends, and one every 20 seconds in between
+              - json:   One JSON object a line
+              - silent: Nothing
+              
+              [default: auto]
+
+          --log-format <LOG_FORMAT>
+              How log lines are written to stderr
+
+              Possible values:
+              - text: For people
+              - json: One JSON object a line
+              
+              [default: text]
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Start here:
+      taper run recipes/demo.yaml      the whole pipeline on a small model, under a minute
+      taper check my.yaml              what is wrong with a recipe, before anything is read
+      taper methods                    proxies and strategies a recipe may name
+
+    Exit codes: 0 done, 1 ran but a gate was missed, 2 could not run.
+    Log: TAPER_LOG=info (or debug) on stderr.
+
+    ----- stderr -----
+    ");
+}
+
+#[test]
+fn help_of_run_says_that_it_resumes() {
+    assert_cmd_snapshot!(Place::new().taper(&["run", "-h"]), @"
+    success: true
+    exit_code: 0
+    ----- stdout -----
+    Run a recipe: load, calibrate, search, materialise, eval
+
+    Usage: taper run [OPTIONS] <RECIPE>
+
+    Arguments:
+      <RECIPE>  The recipe, a YAML file
+
+    Options:
+          --runs <RUNS>              Folder for results, instead of the recipe's `runs`
+          --threads <THREADS>        Worker threads, instead of the recipe's. Results do not depend on
+                                     it
+          --json                     One JSON document on stdout instead of text
+          --progress <PROGRESS>      How progress is shown on stderr; by default a bar on a terminal,
+                                     else plain lines [default: auto] [possible values: auto, bar,
+                                     plain, json, silent]
+          --log-format <LOG_FORMAT>  How log lines are written to stderr [default: text] [possible
+                                     values: text, json]
+      -h, --help                     Print help (see more with '--help')
+
+    ----- stderr -----
+    ");
+}
+
+#[test]
+fn a_typo_in_a_command_gets_a_suggestion() {
+    assert_cmd_snapshot!(Place::new().taper(&["chekc", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: unrecognized subcommand 'chekc'
+
+      tip: a similar subcommand exists: 'check'
+
+    Usage: taper [OPTIONS] <COMMAND>
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn a_sound_recipe_is_summed_up() {
+    assert_cmd_snapshot!(Place::new().taper(&["check", "tiny.yaml"]), @"
+    success: true
+    exit_code: 0
+    ----- stdout -----
+    tiny.yaml: sound. tiny from ./model, evolution by gradient-trace, up to 18 trials
+
+    ----- stderr -----
+    ");
+}
+
+#[test]
+fn an_unknown_key_is_pointed_at() {
+    assert_cmd_snapshot!(with("params:", "parms:").taper(&["check", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: tiny.yaml:8:11: not a valid recipe
+      cause: unknown field `parms`, did you mean `params`?; known: params, counted, tolerance
+               |
+             8 | budget: { parms: 70%, tolerance: 2% }
+               |           ^
+    ");
+}
+
+#[test]
+fn an_unknown_method_gets_a_suggestion() {
+    assert_cmd_snapshot!(with("gradient-trace", "gradient-trcae").taper(&["check", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: tiny.yaml:12:10: not a valid recipe
+      cause: unknown proxy `gradient-trcae`, did you mean `gradient-trace`?; known: gradient-norm, gradient-trace, loss, parameters, random, synaptic-saliency
+                |
+             12 |   proxy: { gradient-trcae: { sketch_rank: 8 } }
+                |          ^
+    ");
+}
+
+#[test]
+fn a_wrong_parameter_of_a_method_is_pointed_at() {
+    assert_cmd_snapshot!(with("sketch_rank: 8", "sketch_rnak: 8").taper(&["check", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: tiny.yaml:12:43: not a valid recipe
+      cause: gradient-trace: unknown field `sketch_rnak`, expected one of `aggregation`, `similarity`, `sketch_rank`, `removed`
+                |
+             12 |   proxy: { gradient-trace: { sketch_rnak: 8 } }
+                |                                           ^
+    ");
+}
+
+#[test]
+fn cuda_without_cuda_is_refused() {
+    assert_cmd_snapshot!(with("version: 1", "version: 1\ndevice: cuda").taper(&["run", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: tiny.yaml:2:9: not a valid recipe
+      cause: this taper was built without CUDA; build it with `--features cuda`, or use `cpu` or `auto`
+               |
+             2 | device: cuda
+               |         ^
+    ");
+}
+
+#[test]
+fn a_recipe_that_is_not_there_says_where_to_get_one() {
+    assert_cmd_snapshot!(Place::new().taper(&["run", "tinny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: tinny.yaml: cannot be read
+      cause: No such file or directory (os error 2)
+      help: to start with, copy recipes/demo.yaml of taper's repository; `taper check --schema` describes every key
+    ");
+}
+
+#[test]
+fn a_budget_out_of_reach_tells_the_reach() {
+    assert_cmd_snapshot!(with("70%", "1%").taper(&["run", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    load         ./model
+    load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, 7ed4452546d9; on the CPU
+    error: tiny.yaml
+      cause: no architecture of this search space has parameters between 6997 and 7139: it reaches from 151200 to 713952
+      help: set `budget.params` between these limits, or let `space` take away more
+    ");
+}
+
+#[test]
+fn check_knows_a_budget_out_of_reach_before_the_run() {
+    assert_cmd_snapshot!(with("70%", "1%").taper(&["check", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: tiny.yaml
+      cause: no architecture of this search space has parameters between 6997 and 7139: it reaches from 151200 to 713952
+      help: set `budget.params` between these limits, or let `space` take away more
+    ");
+}
+
+#[test]
+fn sequences_longer_than_the_model_are_refused() {
+    assert_cmd_snapshot!(with("length: 32", "length: 4096").taper(&["check", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: tiny.yaml
+      cause: data.length is 4096 tokens, the model was made for 512
+    ");
+}
+
+#[test]
+fn a_model_folder_that_is_not_there_is_named() {
+    assert_cmd_snapshot!(with("./model", "./modle").taper(&["run", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    load         ./modle
+    error: tiny.yaml
+      cause: ./modle: no such folder; a model on the Hub is named `owner/name`, without ./ or / before it
+      help: relative paths in a recipe start at the recipe's folder
+    ");
+}
+
+#[test]
+fn text_that_is_not_there_is_noted_by_check() {
+    assert_cmd_snapshot!(with("./text.txt", "./texts.txt").taper(&["check", "tiny.yaml"]), @"
+    success: true
+    exit_code: 0
+    ----- stdout -----
+    tiny.yaml: sound. tiny from ./model, evolution by gradient-trace, up to 18 trials
+      note: data.text: ./texts.txt is not on this machine
+
+    ----- stderr -----
+    ");
+}
+
+#[test]
+fn text_that_is_not_there_ends_a_run() {
+    assert_cmd_snapshot!(with("./text.txt", "./texts.txt").taper(&["run", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    load         ./model
+    load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, 7ed4452546d9; on the CPU
+    error: tiny.yaml
+      cause: ./texts.txt: cannot be read
+      cause: No such file or directory (os error 2)
+      help: relative paths in a recipe start at the recipe's folder
+    ");
+}
+
+#[test]
+fn too_little_text_says_how_much_there_is() {
+    assert_cmd_snapshot!(with("sequences: 2", "sequences: 1000").taper(&["run", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    load         ./model
+    load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, 7ed4452546d9; on the CPU
+    calibrate    1000 x 32 tokens of ./text.txt
+    error: tiny.yaml
+      cause: ./text.txt: the calibration split gives 1889 tokens (11 of 17 documents), wanted 32000; add text, raise the split's share or ask for fewer tokens
+    ");
+}
+
+#[test]
+fn methods_are_listed_with_their_sources() {
+    assert_cmd_snapshot!(Place::new().taper(&["methods"]), @"
+    success: true
+    exit_code: 0
+    ----- stdout -----
+    proxy
+      gradient-norm      sum of the gradient norms of all sub-blocks [arXiv:2101.08134]
+      gradient-trace     correlation of the candidate's gradients with the whole model's, weighted by kept ratios [arXiv:2602.02891]
+      loss               loss of the pruned candidate before healing, negated: the control to beat [control]
+      parameters         number of weights: the control for candidates of different sizes [control]
+      random             a random number, the same each time for one candidate: the control for the search [control]
+      synaptic-saliency  sum of |weight * gradient| [arXiv:1810.02340]
+
+    strategy
+      evolution          crossover and mutation of the best so far, started from importance [arXiv:2602.02891]
+      random             legal architectures inside the budget by chance [taper]
+
+    ----- stderr -----
+    ");
+}
+
+#[test]
+fn inspect_shows_blocks_and_costs() {
+    assert_cmd_snapshot!(Place::new().taper(&["inspect", "./model"]), @"
+    success: true
+    exit_code: 0
+    ----- stdout -----
+    ./model (llama), 6 blocks, width 96, 512 rows of vocabulary, tied head
+    713.95k parameters (664.80k without embedding), 1.36 MiB
+    at 2048 tokens: 9.36 GFLOP, KV cache 3.00 MiB
+
+    block  query heads  KV heads  window  channels  parameters
+    0                8         4       -       256      110784
+    1                8         4       -       256      110784
+    2                8         4       -       256      110784
+    3                8         4       -       256      110784
+    4                8         4       -       256      110784
+    5                8         4       -       256      110784
+
+    ----- stderr -----
+    ");
+}
+
+#[test]
+fn inspect_of_something_else_says_what_a_model_is_named() {
+    assert_cmd_snapshot!(Place::new().taper(&["inspect", "./text.txt"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: ./text.txt: no such folder; a model on the Hub is named `owner/name`, without ./ or / before it
+      help: relative paths in a recipe start at the recipe's folder
+    ");
+}
+
+#[test]
+fn eval_without_text_shows_its_usage() {
+    assert_cmd_snapshot!(Place::new().taper(&["eval", "./model"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: the following required arguments were not provided:
+      --text <TEXT>
+
+    Usage: taper eval --text <TEXT> <MODEL>
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn no_threads_are_too_few() {
+    assert_cmd_snapshot!(Place::new().taper(&["run", "tiny.yaml", "--threads", "0"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: invalid value '0' for '--threads <THREADS>': 0 is not in 1..=1024
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn a_log_level_that_is_none_is_refused() {
+    assert_cmd_snapshot!(Place::new().taper(&["methods"]).env("TAPER_LOG", "taper=loud"), @r#"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: TAPER_LOG is `taper=loud`, wanted a level such as `info`, or `target=level,…`
+      cause: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
+      cause: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
+    "#);
+}
+
+#[test]
+fn a_locked_run_folder_names_its_holder() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("runs/tiny")).unwrap();
+    place.write("runs/tiny/.lock", b"4711\n");
+    let lock = std::fs::File::open(place.path("runs/tiny/.lock")).unwrap();
+    lock.lock().unwrap();
+    assert_cmd_snapshot!(place.taper(&["run", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: tiny.yaml
+      cause: runs/tiny: in use by another taper (process 4711); wait for it, or give this recipe another `name`
+    ");
+}
