@@ -10,6 +10,8 @@ use crate::support::Place;
 fn filters() -> Vec<(&'static str, &'static str)> {
     vec![
         (r"(?m)^  [\dx/ -]+$", "  [ARCHITECTURE]"),
+        (r"(?m)^ +parameters +size +FLOPs +KV cache +loss +perplexity$", "[HEADER]"),
+        (r"(?m)^original +(\S+) +(\S+ MiB) +(\S+ GFLOP) +(\S+ MiB) +", "original $1 $2 $3 $4 "),
         (r"(?m)^(pruned|uniform|random) .*$", "$1 [COSTS AND LOSS]"),
         (r"\d+\.\d{4}", "[N]"),
         (r"\[N\] ±\[N\] +\d+\.\d\d", "[LOSS AND PERPLEXITY]"),
@@ -37,8 +39,8 @@ fn a_run_shows_its_stages_and_ends_with_a_table() {
         best of 18 trials, gradient-trace [N]:
           [ARCHITECTURE]
 
-                  parameters        size       FLOPs  KV cache            loss  perplexity
-        original     713.95k    1.36 MiB  9.36 GFLOP  3.00 MiB  [LOSS AND PERPLEXITY]
+        [HEADER]
+        original 713.95k 1.36 MiB 9.36 GFLOP 3.00 MiB [LOSS AND PERPLEXITY]
         pruned [COSTS AND LOSS]
         uniform [COSTS AND LOSS]
         random [COSTS AND LOSS]
@@ -73,8 +75,8 @@ fn a_second_run_has_nothing_to_do_and_says_so() {
         best of 18 trials, gradient-trace [N]:
           [ARCHITECTURE]
 
-                  parameters        size       FLOPs  KV cache            loss  perplexity
-        original     713.95k    1.36 MiB  9.36 GFLOP  3.00 MiB  [LOSS AND PERPLEXITY]
+        [HEADER]
+        original 713.95k 1.36 MiB 9.36 GFLOP 3.00 MiB [LOSS AND PERPLEXITY]
         pruned [COSTS AND LOSS]
         uniform [COSTS AND LOSS]
         random [COSTS AND LOSS]

@@ -80,7 +80,7 @@ fn eval_measures_taper_s_own_checkpoint_as_the_run_did() {
     };
     let losses = [eval("./model"), eval("./runs/tiny/materialise")];
     assert!(losses[0] < losses[1], "{losses:?}");
-    place.change("eval: { window: 64 }", "eval: { window: 64, text: ./text.txt }");
+    place.change("eval: { window: 64,", "eval: { window: 64, text: ./text.txt,");
     let again = document(&place.output(&["run", "tiny.yaml", "--json"]));
     assert_ne!(run["eval"], again["eval"]);
     for (row, loss) in again["eval"]["rows"].as_array().unwrap().iter().zip(losses) {

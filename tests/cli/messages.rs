@@ -30,6 +30,7 @@ fn no_arguments_show_the_help() {
       prune    Run a recipe up to the pruned checkpoint, without evaluating it
       eval     Perplexity of a checkpoint, taper's or not, on text
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
+      logits   Write a checkpoint's logits to a safetensors file, to compare with another program's
       inspect  What a checkpoint is: blocks, sizes, costs
       methods  The methods that recipes may name
       doctor   What this machine and this build can do
@@ -76,6 +77,7 @@ fn help_says_where_to_start() {
       prune    Run a recipe up to the pruned checkpoint, without evaluating it
       eval     Perplexity of a checkpoint, taper's or not, on text
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
+      logits   Write a checkpoint's logits to a safetensors file, to compare with another program's
       inspect  What a checkpoint is: blocks, sizes, costs
       methods  The methods that recipes may name
       doctor   What this machine and this build can do
@@ -224,7 +226,7 @@ fn a_wrong_parameter_of_a_method_is_pointed_at() {
 
     ----- stderr -----
     error: tiny.yaml:12:43: not a valid recipe
-      cause: gradient-trace: unknown field `sketch_rnak`, expected one of `aggregation`, `similarity`, `sketch_rank`, `removed`
+      cause: gradient-trace: unknown field `sketch_rnak`, did you mean `sketch_rank`?; known: aggregation, similarity, sketch_rank, removed
                 |
              12 |   proxy: { gradient-trace: { sketch_rnak: 8 } }
                 |                                           ^
@@ -240,7 +242,7 @@ fn cuda_without_cuda_is_refused() {
 
     ----- stderr -----
     error: tiny.yaml:2:9: not a valid recipe
-      cause: this taper was built without CUDA; build it with `--features cuda`, or use `cpu` or `auto`
+      cause: this taper computes on the CPU only; use `cpu` or `auto`
                |
              2 | device: cuda
                |         ^
@@ -383,6 +385,8 @@ fn methods_are_listed_with_their_sources() {
       evolution          crossover and mutation of the best so far, started from importance [arXiv:2602.02891]
       random             legal architectures inside the budget by chance [taper]
 
+    In a recipe: `search: { proxy: { gradient-trace: { sketch_rank: 64 } } }`, or a name alone for its defaults.
+
     ----- stderr -----
     ");
 }
@@ -418,7 +422,6 @@ fn inspect_of_something_else_says_what_a_model_is_named() {
 
     ----- stderr -----
     error: ./text.txt: no such folder; a model on the Hub is named `owner/name`, without ./ or / before it
-      help: relative paths in a recipe start at the recipe's folder
     ");
 }
 
@@ -462,7 +465,6 @@ fn a_log_level_that_is_none_is_refused() {
 
     ----- stderr -----
     error: TAPER_LOG is `taper=loud`, wanted a level such as `info`, or `target=level,…`
-      cause: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
       cause: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
     "#);
 }

@@ -23,7 +23,7 @@ space: { channels_multiple: 16 }
 search:
   strategy: { evolution: { population: 6, elites: 2, generations: 3 } }
   proxy: { gradient-trace: { sketch_rank: 8 } }
-eval: { window: 64 }
+eval: { window: 64, random: 1 }
 ";
 
 /// How much of the demo's text: enough documents for every split.

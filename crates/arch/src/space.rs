@@ -28,6 +28,7 @@ pub struct SearchSpace {
     /// Whether MLP channels may be pruned.
     pub width: bool,
     /// Kept channels are a multiple of this, or all. 32 suits every GPU's matrix units.
+    #[schemars(range(min = 1))]
     pub channels_multiple: usize,
     /// Smallest kept ratio of query heads within a KV group, and of KV groups, in (0, 1].
     pub least_heads: f64,

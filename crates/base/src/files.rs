@@ -33,6 +33,17 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<(
     Ok(())
 }
 
+/// Puts the finished file `temporary` in the place of `path`: synced, as readable as any new file, renamed.
+///
+/// # Errors
+/// Whatever opening, syncing or renaming returns.
+pub fn persist(temporary: &Path, path: &Path) -> io::Result<()> {
+    let file = fs::File::open(temporary)?;
+    set_permissions(&file)?;
+    file.sync_all()?;
+    fs::rename(temporary, path)
+}
+
 /// `value` as pretty JSON with a final newline.
 ///
 /// # Errors

@@ -48,7 +48,10 @@ pub enum MethodError {
 /// # Errors
 /// [`MethodError::Unknown`] with the nearest known name, or what the method says of its parameters.
 pub fn build<T: ?Sized>(
-    family: &'static str, table: &[Entry<T>], name: &str, params: &Value,
+    family: &'static str,
+    table: &[Entry<T>],
+    name: &str,
+    params: &Value,
 ) -> Result<Box<T>, MethodError> {
     let entry = table.iter().find(|entry| entry.name == name);
     let names = || table.iter().map(|entry| entry.name);
@@ -77,7 +80,21 @@ pub fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Str
 /// [`MethodError::Parameters`] naming the method and the offending key or value.
 pub fn params<P: DeserializeOwned>(method: &'static str, value: &Value) -> Result<P, MethodError> {
     let value = if value.is_null() { Value::Object(serde_json::Map::new()) } else { value.clone() };
-    serde_json::from_value(value).map_err(|cause| MethodError::Parameters { method, reason: cause.to_string() })
+    serde_json::from_value(value)
+        .map_err(|cause| MethodError::Parameters { method, reason: hinted(&cause.to_string()) })
+}
+
+/// serde's "unknown field `x`, expected one of `y`, `z`" with the nearest name, in the words of other unknown names.
+fn hinted(cause: &str) -> String {
+    let mut quoted = cause.split('`').skip(1).step_by(2);
+    match quoted.next() {
+        Some(field) if cause.starts_with("unknown field `") => {
+            let known: Vec<&str> = quoted.collect();
+            let hint = did_you_mean(field, known.iter().copied());
+            format!("unknown field `{field}`{hint}; known: {}", known.join(", "))
+        }
+        _ => cause.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +136,9 @@ mod tests {
     fn errors_name_the_method_the_key_and_the_nearest_name() {
         assert_eq!(error("hlaf", Value::Null), "unknown scale `hlaf`, did you mean `half`?; known: half");
         assert_eq!(error("quarter", Value::Null), "unknown scale `quarter`; known: half");
-        assert_eq!(error("half", serde_json::json!({"fctor": 1})), "half: unknown field `fctor`, expected `factor`");
+        assert_eq!(
+            error("half", serde_json::json!({"fctor": 1})),
+            "half: unknown field `fctor`, did you mean `factor`?; known: factor"
+        );
     }
 }

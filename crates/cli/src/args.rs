@@ -83,6 +83,8 @@ pub(crate) enum Command {
     ///
     /// The numbers anybody can compare with a reference of their own.
     Score(ScoreArgs),
+    /// Write a checkpoint's logits to a safetensors file, to compare with another program's.
+    Logits(LogitsArgs),
     /// What a checkpoint is: blocks, sizes, costs.
     Inspect {
         /// Hub id, id@revision or folder.
@@ -134,6 +136,24 @@ pub(crate) struct EvalArgs {
     /// Use only the first N tokens.
     #[arg(long)]
     pub(crate) tokens: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogitsArgs {
+    /// Hub id, id@revision or folder.
+    pub(crate) model: String,
+    /// JSON: a list of token ids, or an object with `ids`.
+    #[arg(long)]
+    pub(crate) tokens: PathBuf,
+    /// Sequences to take from the tokens.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) sequences: usize,
+    /// Tokens of each sequence.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) length: usize,
+    /// The file to write: `input_ids` [sequences, length], `logits` [sequences, length, vocab].
+    #[arg(long, short)]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

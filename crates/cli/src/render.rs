@@ -1,17 +1,32 @@
 //! Pages for people.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
+use std::path::PathBuf;
 
 use comfy_table::{CellAlignment, Table, presets};
 use taper_pipeline::{
     EvalReport, Evaluation, Finding, Inspection, Method, PipelineError, RecipeError, Row, RunReport, ScoreReport,
 };
 
+/// The recipe in whose run an error came up: its context.
+#[derive(Debug)]
+pub(crate) struct InRecipe(pub(crate) PathBuf);
+
+impl fmt::Display for InRecipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.display())
+    }
+}
+
 /// The chain of causes, each once, indented, and the next step where one is known.
 pub(crate) fn error(error: &anyhow::Error) -> String {
-    let mut text = format!("error: {error}");
-    for cause in error.chain().skip(1) {
-        let _ = write!(text, "\n  cause: {}", cause.to_string().replace('\n', "\n         "));
+    let mut shown = error.to_string();
+    let mut text = format!("error: {shown}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if cause != shown {
+            let _ = write!(text, "\n  cause: {}", cause.replace('\n', "\n         "));
+            shown = cause;
+        }
     }
     if let Some(help) = help(error) {
         let _ = write!(text, "\n  help: {help}");
@@ -26,7 +41,8 @@ fn help(error: &anyhow::Error) -> Option<&'static str> {
             "to start with, copy recipes/demo.yaml of taper's repository; `taper check --schema` describes every key",
         );
     }
-    error.downcast_ref::<PipelineError>()?.help()
+    let in_recipe = error.downcast_ref::<InRecipe>().is_some();
+    error.downcast_ref::<PipelineError>()?.help(in_recipe)
 }
 
 /// A table with its first column left and the others right.
@@ -170,6 +186,7 @@ pub(crate) fn methods(methods: &[Method]) -> String {
         }
         let _ = writeln!(text, "  {:<18} {} [{}]", method.name, method.summary, method.source);
     }
+    text.push_str("\nIn a recipe: `search: { proxy: { gradient-trace: { sketch_rank: 64 } } }`, or a name alone for its defaults.");
     text
 }
 

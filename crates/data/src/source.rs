@@ -13,12 +13,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::DataError;
 use crate::read;
 
-/// Local text: `.txt`, `.jsonl` and `.parquet` files. In a recipe a path, or `{path, field, separator}`.
+/// Text: `.txt`, `.jsonl` and `.parquet` files, here or in a Hub dataset. In a recipe a path, or `{path, dataset, field,
+/// separator}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TextSource {
     /// Files, and folders whose files are read in order of their names, without subfolders.
     #[serde(rename = "path")]
     pub paths: Vec<PathBuf>,
+    /// The Hub dataset (`owner/name`, `owner/name@revision`) that the paths are files of; `None`: they are here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
     /// The field of a `.jsonl` line or the column of a `.parquet` file that holds the text.
     pub field: String,
     /// What stands between two documents of a `.txt` file; `None`: each file is one document.
@@ -31,6 +35,9 @@ pub struct TextSource {
 struct Fields {
     /// A file, a folder (its files in order of their names, subfolders left out), or a list of such.
     path: OneOrMore,
+    /// A dataset on the Hub, owner/name or owner/name@revision; then path names files of it.
+    #[serde(default)]
+    dataset: Option<String>,
     /// The field of a .jsonl line or the column of a .parquet file that holds the text.
     #[serde(default = "default_field")]
     field: String,
@@ -59,14 +66,16 @@ fn some_text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
 impl TextSource {
     /// The text at `path`, with the default field and separator.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { paths: vec![path.into()], field: default_field(), separator: default_separator() }
+        Self { paths: vec![path.into()], dataset: None, field: default_field(), separator: default_separator() }
     }
 
     /// The same source with relative paths starting at `folder`: a recipe's paths are relative to the recipe.
     #[must_use]
     pub fn based_at(mut self, folder: &Path) -> Self {
-        // collected from components: `a/./b` reads `a/b`
-        self.paths = self.paths.iter().map(|path| folder.join(path).components().collect()).collect();
+        if self.dataset.is_none() {
+            // collected from components: `a/./b` reads `a/b`
+            self.paths = self.paths.iter().map(|path| folder.join(path).components().collect()).collect();
+        }
         self
     }
 
@@ -91,7 +100,8 @@ impl TextSource {
 impl fmt::Display for TextSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let paths: Vec<_> = self.paths.iter().map(|path| path.display().to_string()).collect();
-        f.write_str(&paths.join(", "))
+        f.write_str(&paths.join(", "))?;
+        self.dataset.as_ref().map_or(Ok(()), |dataset| write!(f, " of {dataset}"))
     }
 }
 
@@ -122,8 +132,11 @@ impl<'de> Deserialize<'de> for TextSource {
                 path(text).map(TextSource::new)
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TextSource, A::Error> {
-                let Fields { path, field, separator } = Fields::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(TextSource { paths: path.0, field, separator })
+                let Fields { path, dataset, field, separator } = Fields::deserialize(MapAccessDeserializer::new(map))?;
+                if dataset.as_ref().is_some_and(|dataset| dataset.is_empty()) {
+                    return Err(A::Error::custom("an empty dataset name"));
+                }
+                Ok(TextSource { paths: path.0, dataset, field, separator })
             }
         }
         deserializer.deserialize_any(Source)
@@ -138,7 +151,7 @@ impl JsonSchema for TextSource {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let fields = generator.subschema_for::<Fields>();
         json_schema!({
-            "description": "Local text (.txt, .jsonl, .parquet): a path, or {path, field, separator}.",
+            "description": "Text (.txt, .jsonl, .parquet): a path, or {path, dataset, field, separator}.",
             "anyOf": [{ "type": "string", "minLength": 1 }, fields],
         })
     }
@@ -215,7 +228,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for source in [json!("a.txt"), json!({"path": ["a", "b"], "separator": null})] {
+        for source in
+            [json!("a.txt"), json!({"path": ["a", "b"], "separator": null}), json!({"path": "a", "dataset": "x/y@r"})]
+        {
             let source = parse(source).unwrap();
             assert_eq!(parse(serde_json::to_value(&source).unwrap()).unwrap(), source);
         }
@@ -229,9 +244,13 @@ mod tests {
                 "invalid type: integer `3`, expected the path of a text file or folder, or {path, field, separator}",
             ),
             (json!(""), "an empty path"),
-            (json!({"path": "a", "feild": "x"}), "unknown field `feild`, expected one of `path`, `field`, `separator`"),
+            (
+                json!({"path": "a", "feild": "x"}),
+                "unknown field `feild`, expected one of `path`, `dataset`, `field`, `separator`",
+            ),
             (json!({"field": "x"}), "missing field `path`"),
             (json!({"path": 1}), "invalid type: integer `1`, expected a path or a list of paths"),
+            (json!({"path": "a", "dataset": ""}), "an empty dataset name"),
             (json!({"path": []}), "invalid length 0, expected a path or a list of paths"),
             (
                 json!({"path": "a", "separator": ""}),
@@ -263,6 +282,8 @@ mod tests {
             let files = source.files().unwrap();
             files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
         };
+        let on_hub = TextSource { dataset: Some("o/n".to_owned()), ..TextSource::new("f.txt") };
+        assert_eq!((on_hub.clone().based_at(dir.path()), on_hub.to_string()), (on_hub, "f.txt of o/n".to_owned()));
         let mut source = TextSource::new(".").based_at(dir.path());
         assert_eq!(names(&source), ["C.TXT", "a.jsonl", "b.txt"]);
         source.paths = vec![dir.path().join("b.txt"), dir.path().join("a.jsonl")];

@@ -48,7 +48,9 @@ pub struct Perplexity {
 /// # Errors
 /// If the tokenizer refuses a document.
 pub fn documents_to_ids(
-    documents: &[&str], tokenizer: &TextTokenizer, special: bool,
+    documents: &[&str],
+    tokenizer: &TextTokenizer,
+    special: bool,
 ) -> Result<Vec<Vec<u32>>, EvalError> {
     Ok(tokenizer.encode_batch(documents, special)?)
 }
@@ -58,7 +60,10 @@ pub fn documents_to_ids(
 /// # Errors
 /// If nothing can be scored, or the forward pass fails.
 pub fn perplexity(
-    model: &Model, documents: &[Vec<u32>], settings: Settings, progress: &dyn Progress,
+    model: &Model,
+    documents: &[Vec<u32>],
+    settings: Settings,
+    progress: &dyn Progress,
 ) -> Result<Perplexity, EvalError> {
     let lengths: Vec<usize> = documents.iter().map(Vec::len).collect();
     let ids: Vec<u32> = documents.concat();
@@ -106,7 +111,9 @@ fn losses(model: &Model, ids: &[u32], windows: &[Window]) -> Result<Vec<f64>, Ev
     let losses = model.token_losses(Batch::new(tokens.ids(), length)?)?; // [windows, length - 1]
     let rows = losses.chunks(length - 1).zip(windows);
     // the loss at place t is that of token t + 1
-    let sum = |(row, window): (&[f32], &Window)| row[window.scored_from - window.start - 1..].iter().map(|l| f64::from(*l)).sum();
+    let sum = |(row, window): (&[f32], &Window)| {
+        row[window.scored_from - window.start - 1..].iter().map(|l| f64::from(*l)).sum()
+    };
     Ok(rows.map(sum).collect())
 }
 

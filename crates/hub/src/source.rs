@@ -44,7 +44,8 @@ impl ModelSource {
     #[must_use]
     pub fn based_at(mut self, folder: &Path) -> Self {
         if is_path(&self.name) && Path::new(&self.name).is_relative() {
-            let plain: PathBuf = folder.join(&self.name).components().filter(|part| *part != Component::CurDir).collect();
+            let plain: PathBuf =
+                folder.join(&self.name).components().filter(|part| *part != Component::CurDir).collect();
             self.name = dotted(&plain.to_string_lossy());
         }
         self
@@ -136,7 +137,8 @@ impl FromStr for ModelSource {
     /// As on a command line, where a folder that is there needs no `./`.
     fn from_str(text: &str) -> Result<Self, HubError> {
         let folder = Path::new(text).is_dir().then(|| dotted(text));
-        Self::parse(folder.as_deref().unwrap_or(text)).map_err(|reason| HubError::Source { text: text.to_owned(), reason })
+        Self::parse(folder.as_deref().unwrap_or(text))
+            .map_err(|reason| HubError::Source { text: text.to_owned(), reason })
     }
 }
 

@@ -46,7 +46,8 @@ impl Heads<'_> {
     fn check(&self, op: &'static str, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
         let rows = self.sequences * self.tokens;
         let want = |heads: usize| [rows, heads * self.d_head];
-        for (what, tensor, heads) in [("q", q, self.kv_of.len()), ("k", k, self.n_kv_heads), ("v", v, self.n_kv_heads)] {
+        for (what, tensor, heads) in [("q", q, self.kv_of.len()), ("k", k, self.n_kv_heads), ("v", v, self.n_kv_heads)]
+        {
             if tensor.dims() != want(heads) {
                 return Err(host::shape(op, what, tensor, format!("{:?}", want(heads))));
             }
@@ -176,7 +177,10 @@ fn softmax(scores: &mut [f32], seen: std::ops::Range<usize>) -> f32 {
 /// # Errors
 /// If shapes, layout or device do not fit.
 pub fn attention_backward(
-    [q, k, v]: [&Tensor; 3], heads: Heads<'_>, attended: &Attended, dout: &Tensor,
+    [q, k, v]: [&Tensor; 3],
+    heads: Heads<'_>,
+    attended: &Attended,
+    dout: &Tensor,
 ) -> Result<[Tensor; 3]> {
     const OP: &str = "attention_backward";
     heads.check(OP, q, k, v)?;

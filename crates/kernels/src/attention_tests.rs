@@ -27,7 +27,8 @@ fn brute([q, k, v]: [&Vec<Vec<f64>>; 3], heads: &Heads<'_>) -> Vec<Vec<f64>> {
         let (first, token) = (row / heads.tokens * heads.tokens, row % heads.tokens);
         for (head, kv) in heads.kv_of.iter().enumerate() {
             let seen: Vec<usize> = (0..=token).filter(|s| token - s < window).map(|s| first + s).collect();
-            let score = |s: &usize| (0..d).map(|i| q[row][head * d + i] * k[*s][kv * d + i]).sum::<f64>() / (d as f64).sqrt();
+            let score =
+                |s: &usize| (0..d).map(|i| q[row][head * d + i] * k[*s][kv * d + i]).sum::<f64>() / (d as f64).sqrt();
             let weights: Vec<f64> = seen.iter().map(|s| score(s).exp()).collect();
             let sum: f64 = weights.iter().sum();
             for (s, w) in seen.iter().zip(&weights) {
@@ -48,7 +49,9 @@ fn furthest(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
 
 #[test]
 fn the_forward_is_the_definition_with_groups_windows_and_uneven_heads() {
-    for (kv_of, window) in [(vec![0, 0, 1, 1], None), (vec![0, 1], Some(5)), (vec![1, 0, 1], Some(68)), (vec![1], Some(1))] {
+    for (kv_of, window) in
+        [(vec![0, 0, 1, 1], None), (vec![0, 1], Some(5)), (vec![1, 0, 1], Some(68)), (vec![1], Some(1))]
+    {
         let (q, k, v) = (random(kv_of.len(), "q"), random(2, "k"), random(2, "v"));
         let heads = heads(&kv_of, window);
         let got = attention(&q, &k, &v, heads).unwrap();

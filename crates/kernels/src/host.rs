@@ -22,7 +22,9 @@ impl<'a> Host<'a> {
         match layout.contiguous_offsets() {
             Some((start, end)) if tensor.dtype() == DType::F32 => Ok(Self { storage, start, len: end - start }),
             Some(_) => Err(KernelError::Layout { op, got: format!("{:?}", tensor.dtype()) }),
-            None => Err(KernelError::Layout { op, got: format!("strides {:?} of {:?}", layout.stride(), layout.dims()) }),
+            None => {
+                Err(KernelError::Layout { op, got: format!("strides {:?} of {:?}", layout.stride(), layout.dims()) })
+            }
         }
     }
 }

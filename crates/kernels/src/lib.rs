@@ -2,7 +2,7 @@
 //!
 //! Each operation is a pair of plain functions, not a node of a graph: the engine calls the backward itself, block by
 //! block, and forms only the gradients somebody asked for. candle's `Tensor::backward` would form both operands'
-//! gradients of each product and keep every activation alive (`docs/LOG.md`).
+//! gradients of each product and keep every activation alive.
 //!
 //! All tensors are `f32`, contiguous unless a function says otherwise. Reductions run over fixed pieces in a fixed
 //! order, so results do not depend on the number of threads.

@@ -84,7 +84,8 @@ mod tests {
     #[test]
     fn match_hand_computed_products() {
         let w = t(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], (3, 2));
-        let (x, bias) = (t(&[1.0, -1.0], (1, 2)), Tensor::from_slice(&[10.0_f32, 20.0, 30.0], 3, &Device::Cpu).unwrap());
+        let (x, bias) =
+            (t(&[1.0, -1.0], (1, 2)), Tensor::from_slice(&[10.0_f32, 20.0, 30.0], 3, &Device::Cpu).unwrap());
         let h = into_units(&x, &w, Some(&bias)).unwrap();
         assert_eq!(h.to_vec2::<f32>().unwrap(), [[9.0, 19.0, 29.0]]);
         assert_eq!(from_units(&h, &w, None).unwrap().to_vec2::<f32>().unwrap(), [[211.0, 268.0]]);

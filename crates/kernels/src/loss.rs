@@ -43,7 +43,11 @@ pub fn token_losses(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<V
 /// # Errors
 /// If shapes, targets, layout or device do not fit, or what `sink` returns.
 pub fn cross_entropy(
-    hidden: &Tensor, head: &Tensor, targets: &[u32], weights: &[f32], mut sink: Option<&mut HeadGradients<'_>>,
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    weights: &[f32],
+    mut sink: Option<&mut HeadGradients<'_>>,
 ) -> Result<(Vec<f32>, Tensor)> {
     const OP: &str = "cross_entropy";
     if weights.len() != targets.len() {
@@ -78,7 +82,10 @@ pub fn cross_entropy(
 
 /// Calls `each(input, logits, targets)` for pieces of tokens in order.
 fn pieces(
-    op: &'static str, hidden: &Tensor, head: &Tensor, targets: &[u32],
+    op: &'static str,
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
     mut each: impl FnMut(Tensor, Tensor, &[u32]) -> Result<()>,
 ) -> Result<()> {
     let (tokens, d) = host::rows(op, "hidden", hidden)?;

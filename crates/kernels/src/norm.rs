@@ -98,11 +98,7 @@ pub fn rms_norm_weight_gradient(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Ten
 
 fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
     let (rows, d) = host::rows(op, "x", x)?;
-    if weight.dims() == [d] && d > 0 {
-        Ok((rows, d))
-    } else {
-        Err(host::shape(op, "weight", weight, format!("[{d}]")))
-    }
+    if weight.dims() == [d] && d > 0 { Ok((rows, d)) } else { Err(host::shape(op, "weight", weight, format!("[{d}]"))) }
 }
 
 #[cfg(test)]

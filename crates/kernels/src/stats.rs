@@ -55,7 +55,8 @@ pub fn row_abs_sums(w: &Tensor) -> Result<Vec<f64>> {
 /// If layout or device do not fit.
 pub fn square_sum(x: &Tensor) -> Result<f64> {
     let values = Host::of("square_sum", x)?;
-    let pieces = values.par_chunks(VALUES).map(|piece| piece.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>());
+    let pieces =
+        values.par_chunks(VALUES).map(|piece| piece.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>());
     Ok(pieces.collect::<Vec<_>>().into_iter().sum())
 }
 

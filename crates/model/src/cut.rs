@@ -1,7 +1,7 @@
 //! The one cutting routine: scoring, healing and export all take a [`Model`] from here.
 //!
 //! A prefix of the units is a view; anything else is copied. So a model sorted once by calibration is cut without a copy
-//! (`DESIGN.md` §3).
+//! (`ARCHITECTURE.md`).
 
 use candle_core::{Device, Tensor};
 use taper_arch::{AttentionSpec, BlockSpec, MlpSpec, SelectedAttention, SelectedBlock, SubBlock};

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -110,8 +109,7 @@ fn write_shard(path: &Path, tensors: BTreeMap<String, Entry>) -> Result<()> {
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     safetensors::serialize_to_file(tensors, metadata, &temporary)
         .map_err(|cause| wrap(std::io::Error::other(cause)))?;
-    File::open(&temporary).and_then(|file| file.sync_all()).map_err(wrap)?;
-    std::fs::rename(&temporary, path).map_err(wrap)
+    files::persist(&temporary, path).map_err(wrap)
 }
 
 /// One tensor; its bytes are made when they are written.

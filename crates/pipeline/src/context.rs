@@ -2,10 +2,11 @@
 //! has nothing to do reads none.
 
 use std::cell::OnceCell;
+use std::path::PathBuf;
 
 use taper_arch::{Architecture, BudgetRange, ModelSpec};
 use taper_base::Fingerprint;
-use taper_data::{Documents, Pack, Split, TextTokenizer, Tokens, pack};
+use taper_data::{Documents, Pack, Split, TextSource, TextTokenizer, Tokens, pack};
 use taper_hub::LocalModel;
 use taper_model::{Calibration, Checkpoint, Model};
 
@@ -31,11 +32,13 @@ pub(crate) struct Context<'a> {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(
-        (recipe, run, console): (&'a Recipe, &'a RunDir, &'a dyn Console), local: LocalModel, checkpoint: Checkpoint,
+        (recipe, run, console): (&'a Recipe, &'a RunDir, &'a dyn Console),
+        local: LocalModel,
+        checkpoint: Checkpoint,
         fingerprint: Fingerprint,
     ) -> Result<Self, PipelineError> {
         let range = range(recipe, checkpoint.spec())?;
-        let documents = Documents::read(&recipe.data.text)?;
+        let documents = documents(&recipe.data.text, console)?;
         let (model, tokenizer) = (OnceCell::new(), OnceCell::new());
         Ok(Self { recipe, run, console, local, checkpoint, fingerprint, documents, range, model, tokenizer })
     }
@@ -61,16 +64,16 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// How the calibration batch is made.
-    pub(crate) fn pack(&self) -> Pack {
+    /// How a batch of `split` is made.
+    pub(crate) fn pack(&self, split: Split) -> Pack {
         let data = &self.recipe.data;
-        let pack = Pack::new(Split::Calibration, data.sequences, data.length, self.recipe.seed);
+        let pack = Pack::new(split, data.sequences, data.length, self.recipe.seed);
         Pack { shares: data.shares, ..pack }
     }
 
-    /// The calibration batch.
-    pub(crate) fn tokens(&self) -> Result<Tokens, PipelineError> {
-        Ok(pack(&self.documents, self.tokenizer()?, &self.pack())?)
+    /// The batch of `split`: calibration ranks units, validation scores candidates.
+    pub(crate) fn tokens(&self, split: Split) -> Result<Tokens, PipelineError> {
+        Ok(pack(&self.documents, self.tokenizer()?, &self.pack(split))?)
     }
 }
 
@@ -85,6 +88,18 @@ pub(crate) fn range(recipe: &Recipe, spec: &ModelSpec) -> Result<BudgetRange, Pi
     let mut rng = taper_base::rng::stream(recipe.seed, "feasible", 0, 0);
     recipe.space.repair(spec, range, &Architecture::whole(spec), &mut rng)?;
     Ok(range)
+}
+
+/// The documents of `source`; files of a Hub dataset are fetched first.
+pub(crate) fn documents(source: &TextSource, console: &dyn Console) -> Result<Documents, PipelineError> {
+    let Some(dataset) = &source.dataset else { return Ok(Documents::read(source)?) };
+    let (id, revision) = match dataset.split_once('@') {
+        Some((id, revision)) => (id, Some(revision)),
+        None => (dataset.as_str(), None),
+    };
+    let fetch = |path: &PathBuf| taper_hub::fetch_dataset_file(id, revision, &path.to_string_lossy(), console);
+    let paths = source.paths.iter().map(fetch).collect::<Result<_, _>>()?;
+    Ok(Documents::read(&TextSource { paths, dataset: None, ..source.clone() })?)
 }
 
 fn get_or_try<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T, PipelineError>) -> Result<&T, PipelineError> {

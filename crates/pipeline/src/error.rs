@@ -107,14 +107,16 @@ pub enum PipelineError {
 
 impl PipelineError {
     /// What a user can do about it, if that is known and the message does not say so already.
-    pub fn help(&self) -> Option<&'static str> {
+    /// `in_recipe`: whether it came up in a recipe's run.
+    pub fn help(&self, in_recipe: bool) -> Option<&'static str> {
+        const PATHS: &str = "relative paths in a recipe start at the recipe's folder";
         match self {
             Self::Arch(ArchError::Infeasible { .. }) => {
                 Some("set `budget.params` between these limits, or let `space` take away more")
             }
-            Self::Hub(HubError::NoFolder { .. }) => Some("relative paths in a recipe start at the recipe's folder"),
-            Self::Data(DataError::Read { cause, .. }) if cause.kind() == std::io::ErrorKind::NotFound => {
-                Some("relative paths in a recipe start at the recipe's folder")
+            Self::Hub(HubError::NoFolder { .. }) => in_recipe.then_some(PATHS),
+            Self::Data(DataError::Read { cause, .. }) => {
+                (in_recipe && cause.kind() == std::io::ErrorKind::NotFound).then_some(PATHS)
             }
             _ => None,
         }

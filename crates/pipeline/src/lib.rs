@@ -8,6 +8,7 @@ mod about;
 mod console;
 mod context;
 mod error;
+mod logits;
 mod machine;
 pub mod recipe;
 mod run;
@@ -18,9 +19,12 @@ mod stages;
 pub mod store;
 mod workers;
 
-pub use about::{BlockInspection, EvalReport, EvalRequest, Finding, Inspection, Method, doctor, eval, inspect, methods};
+pub use about::{
+    BlockInspection, EvalReport, EvalRequest, Finding, Inspection, Method, doctor, eval, inspect, methods,
+};
 pub use console::{Console, Stage};
 pub use error::PipelineError;
+pub use logits::{LogitsReport, logits};
 pub use recipe::{Methods, Recipe, RecipeError};
 pub use run::{Checked, RunReport, check, run};
 pub use run_dir::{Outcome, RunDir, RunDirError};

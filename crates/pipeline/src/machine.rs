@@ -9,7 +9,9 @@ const SHARE: u64 = 2;
 pub(crate) fn available_bytes() -> u64 {
     let mut system = System::new();
     system.refresh_memory();
-    system.cgroup_limits().map_or_else(|| system.available_memory(), |limits| limits.free_memory.min(system.available_memory()))
+    system
+        .cgroup_limits()
+        .map_or_else(|| system.available_memory(), |limits| limits.free_memory.min(system.available_memory()))
 }
 
 /// Memory in all, in bytes.

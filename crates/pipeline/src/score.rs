@@ -86,9 +86,8 @@ pub fn score(request: &ScoreRequest<'_>, console: &dyn Console) -> Result<ScoreR
     let checkpoint = Checkpoint::open(&local.dir)?;
     let spec = checkpoint.spec();
     let ids = taper_data::read_ids(request.tokens, spec.vocab)?;
-    let tokens = taper_data::Tokens::new(ids, request.sequences, request.length).map_err(|cause| {
-        PipelineError::Content { path: request.tokens.to_owned(), reason: cause.to_string() }
-    })?;
+    let tokens = taper_data::Tokens::new(ids, request.sequences, request.length)
+        .map_err(|cause| PipelineError::Content { path: request.tokens.to_owned(), reason: cause.to_string() })?;
     let candidates = read_candidates(request.candidates)?;
     let selections = candidates.iter().enumerate().map(|(number, candidate)| {
         Selection::from_candidate(spec, candidate).map_err(|cause| PipelineError::Content {

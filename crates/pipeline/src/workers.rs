@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// # Errors
 /// That of the first item, in order, that failed. After a failure no further item is begun.
 pub(crate) fn for_each<T: Sync, R: Send, E: Send>(
-    items: &[T], workers: usize, f: impl Fn(&T) -> Result<R, E> + Sync,
+    items: &[T],
+    workers: usize,
+    f: impl Fn(&T) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let results: Vec<Mutex<Option<Result<R, E>>>> = items.iter().map(|_| Mutex::new(None)).collect();
@@ -37,7 +39,10 @@ mod tests {
     fn results_keep_the_order_and_the_first_error_wins() {
         let items: Vec<u32> = (0..100).collect();
         for workers in [0, 1, 3, 200] {
-            assert_eq!(for_each(&items, workers, |x| Ok::<_, ()>(x * 2)).unwrap(), items.iter().map(|x| x * 2).collect::<Vec<_>>());
+            assert_eq!(
+                for_each(&items, workers, |x| Ok::<_, ()>(x * 2)).unwrap(),
+                items.iter().map(|x| x * 2).collect::<Vec<_>>()
+            );
             let failed = for_each(&items, workers, |x| if *x >= 40 { Err(*x) } else { Ok(*x) });
             assert!((40..40 + workers.max(1) as u32).contains(&failed.unwrap_err()));
         }

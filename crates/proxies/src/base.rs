@@ -118,8 +118,11 @@ impl<'a> Base<'a> {
             (false, Some(Projection::Rank(rank))) => rank,
             _ => spec.d_model,
         };
-        let units: usize = parameters(spec).iter().filter(|(place, _)| place.parameter.traced().is_some())
-            .map(|(_, shape)| shape.iter().product::<usize>() / spec.d_model.max(1)).sum();
+        let units: usize = parameters(spec)
+            .iter()
+            .filter(|(place, _)| place.parameter.traced().is_some())
+            .map(|(_, shape)| shape.iter().product::<usize>() / spec.d_model.max(1))
+            .sum();
         let gradients = 4 * (units * width) as u64;
         let waiting = if tokens < self.ids.len() { gradients } else { gradients / blocks };
         streams + insides + waiting

@@ -3,7 +3,7 @@
 //! A weight gradient, units as rows, is `G = unitsᵀ · other`; its sketch is `G · A = unitsᵀ · (other · A)`, `A`
 //! `[d_model, r]` of random signs over `√r`, so that inner products of sketches estimate those of gradients
 //! (Johnson-Lindenstrauss) at `r / d_model` of the work. For q, k, v, gate and up this is the gradient of LoRA's `B` at
-//! `B = 0` up to a constant (`research/tracenas.md` §10.3). Deviation: o and down are projected on their `d_model` side
+//! `B = 0` up to a constant: `∇B = (α/r) · ∇W · Aᵀ`. Deviation: o and down are projected on their `d_model` side
 //! too, LoRA projects their units; so every row of a sketch belongs to one unit, and removed units can be told apart.
 //!
 //! Each input of a product has its own `A` (q, k and v share one, gate and up too), fixed by the seed.
@@ -27,7 +27,8 @@ impl Sketch {
         let sign = |index: usize| {
             let mut rng = stream(seed, "sketch", index as u64, 0);
             let words = (0..(d_model * rank).div_ceil(64)).map(|_| rng.next_u64());
-            let signs = words.flat_map(|word| (0..64).map(move |bit| if word >> bit & 1 == 0 { scale } else { -scale }));
+            let signs =
+                words.flat_map(|word| (0..64).map(move |bit| if word >> bit & 1 == 0 { scale } else { -scale }));
             let values: Vec<f32> = signs.take(d_model * rank).collect();
             Tensor::from_vec(values, (d_model, rank), &Device::Cpu)
         };

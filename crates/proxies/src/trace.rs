@@ -116,7 +116,9 @@ impl Sink for TraceSink<'_> {
             Done::Keep(base) => base.put(place, &formed),
             Done::Compare { base, kept, d_head, seen } => {
                 let seen = &mut seen[block][half as usize];
-                if self.form.magnitudes && let Some(dense) = &formed.dense {
+                if self.form.magnitudes
+                    && let Some(dense) = &formed.dense
+                {
                     *seen.gradient_square.get_or_insert(0.0) += square_sum(dense)?;
                     *seen.saliency.get_or_insert(0.0) += abs_product_sum(weight, dense)?;
                 }

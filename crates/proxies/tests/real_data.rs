@@ -13,7 +13,8 @@ const TOLERANCE: f64 = 1e-3; // the issue's bar; f32 sums in another order stay 
 fn traces_are_those_of_pytorch(data: &Path) {
     for name in testkit::models() {
         let folder = data.join("models").join(name);
-        let read = |file: &str| -> Value { serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap() };
+        let read =
+            |file: &str| -> Value { serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap() };
         let (reference, tokens) = (read("reference_trace.json"), read("reference_tokens.json"));
         let count = |key: &str| reference[key].as_u64().unwrap() as usize;
         let ids = tokens.get("ids").unwrap_or(&tokens).as_array().unwrap();

@@ -57,7 +57,7 @@ pub trait Search: Send {
 }
 
 /// All strategies, sorted by name.
-pub const ALL: &[Entry<dyn Strategy>] = &[methods::evolution::ENTRY, methods::random::ENTRY];
+pub const ALL: &[Entry<dyn Strategy>] = &[methods::evolution::ENTRY, methods::random::ENTRY, methods::uniform::ENTRY];
 
 /// Builds the strategy `name`.
 ///
@@ -129,9 +129,13 @@ mod tests {
     #[test]
     fn every_strategy_builds_with_defaults_and_unknown_names_get_a_hint() {
         for entry in ALL {
-            assert_eq!(build(entry.name, &serde_json::Value::Null).unwrap().trials(), 1500, "{}", entry.name);
+            let trials = build(entry.name, &serde_json::Value::Null).unwrap().trials();
+            assert_eq!(trials, if entry.name == "uniform" { 64 } else { 1500 }, "{}", entry.name);
         }
         let refusal = build("evoluton", &serde_json::Value::Null).unwrap_err().to_string();
-        assert_eq!(refusal, "unknown strategy `evoluton`, did you mean `evolution`?; known: evolution, random");
+        assert_eq!(
+            refusal,
+            "unknown strategy `evoluton`, did you mean `evolution`?; known: evolution, random, uniform"
+        );
     }
 }

@@ -76,7 +76,6 @@ fn candidates_and_ids_that_do_not_fit_are_refused() {
         good.replace("mlp", "mpl"),
         block(r#"{"attention": [8], "mlp": null}"#),
         block(r#"{"attention": [0, 0], "mlp": null}"#),
-        block(r#"{"attention": [0], "mlp": null}"#),
         block(r#"{"attention": null, "mlp": [256]}"#),
         block(r#"{"attention": null, "mlp": [-1]}"#),
         block(r#"{"attention": null, "mlp": "all"}"#),

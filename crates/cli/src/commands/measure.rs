@@ -1,4 +1,4 @@
-//! `eval` and `score`.
+//! `eval`, `score` and `logits`.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 use taper_pipeline::{Console, EvalRequest, ScoreRequest};
 
 use super::print;
-use crate::args::{Args, EvalArgs, ScoreArgs};
+use crate::args::{Args, EvalArgs, LogitsArgs, ScoreArgs};
 use crate::render;
 
 pub(crate) fn eval(args: &Args, given: &EvalArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
@@ -38,4 +38,12 @@ pub(crate) fn score(args: &Args, given: &ScoreArgs, console: &dyn Console) -> an
     };
     let report = taper_pipeline::score(&request, console)?;
     print(args, &report, || render::scores(&report))
+}
+
+pub(crate) fn logits(args: &Args, given: &LogitsArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
+    let shape = (given.sequences, given.length);
+    let report = taper_pipeline::logits(&given.model.parse()?, &given.tokens, shape, &given.output, console)?;
+    print(args, &report, || {
+        format!("{}: {} x {} tokens, {} logits each", given.output.display(), shape.0, shape.1, report.vocab)
+    })
 }

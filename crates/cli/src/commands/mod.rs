@@ -24,6 +24,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Check { recipe: given, .. } => recipe::check(args, given.as_deref()),
         Command::Eval(given) => measure::eval(args, given, &*console),
         Command::Score(given) => measure::score(args, given, &*console),
+        Command::Logits(given) => measure::logits(args, given, &*console),
         Command::Inspect { model } => about::inspect(args, model, &*console),
         Command::Methods => about::methods(args),
         Command::Doctor => about::doctor(args),

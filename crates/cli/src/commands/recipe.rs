@@ -9,7 +9,7 @@ use taper_pipeline::{Console, Methods, Recipe, Stage, run as run_recipe};
 
 use super::print;
 use crate::args::{Args, RecipeArgs};
-use crate::render;
+use crate::render::{self, InRecipe};
 
 pub(crate) fn run(args: &Args, given: &RecipeArgs, last: Stage, console: &dyn Console) -> anyhow::Result<ExitCode> {
     let mut recipe = Recipe::read(&given.recipe, &Methods::of_this_build())?;
@@ -19,14 +19,14 @@ pub(crate) fn run(args: &Args, given: &RecipeArgs, last: Stage, console: &dyn Co
     if let Some(threads) = given.threads {
         recipe.search.threads = Some(threads.into());
     }
-    let report = run_recipe(&recipe, last, console).with_context(|| given.recipe.display().to_string())?;
+    let report = run_recipe(&recipe, last, console).with_context(|| InRecipe(given.recipe.clone()))?;
     print(args, &report, || render::report(&report))
 }
 
 pub(crate) fn check(args: &Args, path: Option<&Path>) -> anyhow::Result<ExitCode> {
     let path = path.context("no recipe given")?;
     let recipe = Recipe::read(path, &Methods::of_this_build())?;
-    let found = taper_pipeline::check(&recipe).with_context(|| path.display().to_string())?;
+    let found = taper_pipeline::check(&recipe).with_context(|| InRecipe(path.to_owned()))?;
     let summary = json!({"recipe": path, "name": recipe.name, "model": recipe.model.to_string(), "trials": found.trials,
         "proxy": recipe.search.proxy.name, "strategy": recipe.search.strategy.name, "notes": found.notes});
     print(args, &summary, || {

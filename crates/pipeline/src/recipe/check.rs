@@ -52,7 +52,7 @@ pub(super) fn all(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
     method(&recipe.search.strategy, "strategy", methods.check_strategy)?;
     method(&recipe.search.proxy, "proxy", methods.check_proxy)?;
     if recipe.device == Device::Cuda && !methods.cuda {
-        let reason = "this taper was built without CUDA; build it with `--features cuda`, or use `cpu` or `auto`";
+        let reason = "this taper computes on the CPU only; use `cpu` or `auto`";
         return Err(Finding::new(&["device"], reason.to_owned()));
     }
     Ok(())
@@ -86,6 +86,10 @@ fn splits(recipe: &Recipe) -> Result<(), Finding> {
     if shares.of(Split::Calibration) == 0.0 {
         let reason = "a calibration share of 0 leaves nothing to calibrate on".to_owned();
         return Err(Finding::new(&["data", "shares", "calibration"], reason));
+    }
+    if shares.of(Split::Validation) == 0.0 {
+        let reason = "a validation share of 0 leaves nothing to score candidates on".to_owned();
+        return Err(Finding::new(&["data", "shares", "validation"], reason));
     }
     if shares.of(Split::Test) == 0.0 && recipe.eval.text.is_none() {
         let reason = "a test share of 0 leaves nothing to judge on; or name another text in `eval.text`".to_owned();

@@ -14,14 +14,14 @@ use serde_json::Value;
 pub struct Method {
     /// Which method.
     pub name: String,
-    /// Its own parameters: an object, or `Null` for the defaults.
+    /// Its own parameters, an object; what it leaves out has its default.
     pub params: Value,
 }
 
 impl Method {
     /// The method `name` with its defaults.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), params: Value::Null }
+        Self { name: name.to_owned(), params: Value::Object(serde_json::Map::new()) }
     }
 }
 
@@ -61,7 +61,7 @@ impl<'de> Deserialize<'de> for Method {
                     let reason = format!("one key names the method, found two: `{name}` and `{second}`");
                     return Err(A::Error::custom(reason));
                 }
-                Ok(Method { name, params })
+                Ok(if params.is_null() { Method::new(&name) } else { Method { name, params } })
             }
         }
         deserializer.deserialize_any(OneMethod)

@@ -119,7 +119,7 @@ pub struct EvalPart {
 
 impl Default for EvalPart {
     fn default() -> Self {
-        Self { text: None, window: 512, stride: None, by_document: false, random: 1 }
+        Self { text: None, window: 512, stride: None, by_document: false, random: 5 }
     }
 }
 

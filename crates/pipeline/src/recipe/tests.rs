@@ -198,7 +198,7 @@ unknown field `parms`, did you mean `params`?; known: params, counted, tolerance
     assert_eq!(chain(&error), expected);
     let text = format!("{LEAST}search:\n  strategy: {{evolution: {{popluation: 3}}}}\n");
     let expected = "recipes/demo.yaml:6:38: not a valid recipe
-evolution: unknown field `popluation`, expected `population` or `elites`
+evolution: unknown field `popluation`, did you mean `population`?; known: population, elites
   |
 6 |   strategy: {evolution: {popluation: 3}}
   |                                      ^";

@@ -1,5 +1,6 @@
 //! Calibrate: one forward pass over the calibration batch ranks all units.
 
+use taper_data::Split;
 use taper_model::{Batch, Calibration, calibrate as pass};
 
 use super::{read_json, write_json};
@@ -8,7 +9,7 @@ use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage};
 
 pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
-    let pack = context.pack();
+    let pack = context.pack(Split::Calibration);
     let batch = serde_json::json!({"sequences": pack.sequences, "length": pack.length, "seed": pack.seed,
         "shares": pack.shares, "eos": pack.eos});
     Ok(StageKey::new(Stage::Calibrate.name())
@@ -23,7 +24,7 @@ pub(crate) fn calibrate(context: &Context<'_>) -> Result<Calibration, PipelineEr
     let data = &context.recipe.data;
     context.console.started(stage, &format!("{} x {} tokens of {}", data.sequences, data.length, data.text));
     let outcome = context.run.run(&key, |dir| {
-        let tokens = context.tokens()?;
+        let tokens = context.tokens(Split::Calibration)?;
         let found = pass(context.model()?, Batch::new(tokens.ids(), tokens.length())?)?;
         write_json(&dir.join("calibration.json"), &found)
     })?;

@@ -7,14 +7,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use taper_arch::{ArchError, Architecture, Costs, Workload, cost, select};
-use taper_base::rng::stream;
 use taper_base::Fingerprint;
+use taper_base::rng::stream;
 use taper_data::{Documents, Split};
 use taper_eval::{Perplexity, documents_to_ids, perplexity};
 use taper_model::{Calibration, Checkpoint, Model};
 
 use super::{materialise, read_json, search, write_json};
-use crate::context::Context;
+use crate::context::{Context, documents};
 use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage};
 
@@ -55,7 +55,7 @@ struct Text {
 impl Text {
     fn of(context: &Context<'_>) -> Result<Self, PipelineError> {
         match &context.recipe.eval.text {
-            Some(source) => Ok(Self { documents: Documents::read(source)?, own: true }),
+            Some(source) => Ok(Self { documents: documents(source, context.console)?, own: true }),
             None => Ok(Self { documents: context.documents.clone(), own: false }),
         }
     }
@@ -78,7 +78,9 @@ impl Text {
 }
 
 pub(crate) fn evaluate(
-    context: &Context<'_>, calibration: &Calibration, pruned: &Path,
+    context: &Context<'_>,
+    calibration: &Calibration,
+    pruned: &Path,
 ) -> Result<Evaluation, PipelineError> {
     let (text, stage) = (Text::of(context)?, Stage::Eval);
     let eval = &context.recipe.eval;
@@ -100,7 +102,10 @@ pub(crate) fn evaluate(
 }
 
 fn rows(
-    context: &Context<'_>, calibration: &Calibration, pruned: &Path, text: &Text,
+    context: &Context<'_>,
+    calibration: &Calibration,
+    pruned: &Path,
+    text: &Text,
 ) -> Result<Vec<Row>, PipelineError> {
     let (recipe, spec) = (context.recipe, context.checkpoint.spec());
     let ids = documents_to_ids(&text.chosen(context), context.tokenizer()?, true)?;

@@ -30,7 +30,9 @@ struct Loaded {
 }
 
 pub(crate) fn load(
-    recipe: &Recipe, run: &RunDir, console: &dyn Console,
+    recipe: &Recipe,
+    run: &RunDir,
+    console: &dyn Console,
 ) -> Result<(LocalModel, Checkpoint, Fingerprint), PipelineError> {
     console.started(Stage::Load, &recipe.model.to_string());
     let local = taper_hub::fetch_model(&recipe.model, console)?;
@@ -51,7 +53,11 @@ pub(crate) fn load(
     let count: u64 = parameters(spec).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
     let summary = format!(
         "{}, {} blocks, {} parameters, {} on disk, {}; on the CPU",
-        spec.family.name(), spec.blocks.len(), Parameters(count), Bytes(checkpoint.bytes()), fingerprint.short()
+        spec.family.name(),
+        spec.blocks.len(),
+        Parameters(count),
+        Bytes(checkpoint.bytes()),
+        fingerprint.short()
     );
     console.finished(Stage::Load, &summary, known);
     Ok((local, checkpoint, fingerprint))

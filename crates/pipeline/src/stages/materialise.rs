@@ -29,7 +29,8 @@ pub(crate) fn materialise(context: &Context<'_>, calibration: &Calibration) -> R
     context.console.started(stage, &folder.display().to_string());
     let outcome = context.run.run(&key, |dir| write(context, calibration, dir))?;
     let checkpoint = taper_model::Checkpoint::open(&folder)?;
-    let count: u64 = parameters(checkpoint.spec()).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+    let count: u64 =
+        parameters(checkpoint.spec()).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
     let summary = format!("{} parameters, {} in {}", Parameters(count), Bytes(checkpoint.bytes()), folder.display());
     context.console.finished(stage, &summary, outcome == Outcome::Skipped);
     Ok(folder)
@@ -56,19 +57,31 @@ fn write(context: &Context<'_>, calibration: &Calibration, dir: &Path) -> Result
 
 /// Enough to make the same bytes again, nothing that differs between two makings.
 fn lock(context: &Context<'_>, architecture: &Architecture) -> Value {
-    let mut recipe = context.recipe.clone();
-    (recipe.search.threads, recipe.runs) = (None, PathBuf::from("runs")); // no result depends on them
+    let recipe = context.recipe;
+    let (data, search) = (&recipe.data, &recipe.search);
     json!({
         "taper": env!("CARGO_PKG_VERSION"),
         "revision": REVISION,
         "seed": recipe.seed,
         "model": {
-            "source": recipe.model.name,
+            "source": source(context),
             "revision": context.local.revision,
             "fingerprint": context.fingerprint,
         },
         "text": {"documents": context.documents.all().len(), "fingerprint": context.documents.fingerprint()},
         "architecture": {"text": architecture.to_string(), "fingerprint": architecture.fingerprint()},
-        "recipe": recipe,
+        "recipe": {
+            "data": {"shares": data.shares, "sequences": data.sequences, "length": data.length},
+            "budget": recipe.budget,
+            "space": recipe.space,
+            "search": {"strategy": search.strategy, "proxy": search.proxy},
+            "materialise": recipe.materialise,
+        },
     })
+}
+
+/// A Hub id, or a folder's own name: where the folder lies is another matter on each machine.
+fn source(context: &Context<'_>) -> String {
+    let name = context.local.dir.file_name().map(|name| name.to_string_lossy().into_owned());
+    context.local.id.clone().or(name).unwrap_or_default()
 }

@@ -1,5 +1,8 @@
 //! Search: the strategy asks, the proxy scores, each trial is stored as it comes.
 //!
+//! Candidates are scored on the validation split, units were ranked on the calibration split. (The paper uses one batch
+//! for both; another batch keeps a score from rewarding what the ranking has already seen.)
+//!
 //! A killed search is resumed by replay: the strategy asks for the same candidates again, and those in the store are not
 //! scored again. The store is keyed by all that a score depends on, so another strategy or budget finds its trials too.
 
@@ -8,9 +11,9 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use taper_arch::{Architecture, Costs, Provenance, Trial, Workload, cost};
 use taper_base::Fingerprint;
+use taper_data::Split;
 use taper_model::Calibration;
 use taper_proxies::{Base, Proxy, ProxyError, Settings};
 use taper_search::{Importance, Problem, Proposal, Search};
@@ -50,7 +53,7 @@ pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
     let (recipe, search) = (context.recipe, &context.recipe.search);
     Ok(StageKey::new(Stage::Search.name())
         .with("scoring", &scoring(context)?)
-        .with_json("strategy", &json!({&search.strategy.name: search.strategy.params}))?
+        .with_json("strategy", &search.strategy)?
         .with_json("space", &recipe.space)?
         .with_json("budget", &context.range)?
         .with_json("seed", &recipe.seed)?)
@@ -61,7 +64,7 @@ fn scoring(context: &Context<'_>) -> Result<Fingerprint, PipelineError> {
     let proxy = &context.recipe.search.proxy;
     Ok(StageKey::new("scoring")
         .with("calibrate", &calibrate::key(context)?.fingerprint())
-        .with_json("proxy", &json!({&proxy.name: proxy.params}))?
+        .with_json("proxy", proxy)?
         .with_json("seed", &context.recipe.seed)?
         .fingerprint())
 }
@@ -95,7 +98,7 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let problem = Problem { spec, space: recipe.space, range: context.range, importance, seed: recipe.seed };
     let mut search = strategy.start(problem)?;
 
-    let (tokens, sorted) = (context.tokens()?, context.sorted(calibration)?);
+    let (tokens, sorted) = (context.tokens(Split::Validation)?, context.sorted(calibration)?);
     let settings = Settings { needs: proxy.needs(), seed: recipe.seed };
     let base = Base::new(&sorted, tokens.ids(), tokens.length(), settings)?;
     let store = TrialStore::open(&context.run.root().join("trials.db"))?;

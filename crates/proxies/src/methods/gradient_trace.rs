@@ -7,8 +7,8 @@
 //! (the paper's), `cosine` or `dot`; `sketch_rank` compares random projections (the paper's LoRA rank) or `dense`
 //! gradients; `removed: zero` counts the gradients of removed units as 0, `drop` leaves them out.
 //! Deviations from the paper: see `sketch.rs` for o and down; no zero entries of LoRA's `A` in the vectors; removed
-//! units are removed from the forward pass exactly (the released code leaves GQA heads half alive,
-//! `research/tracenas.md` §10.4).
+//! units are removed from the forward pass exactly (the released code zeroes q but not o, so that under grouped-query
+//! attention a removed head still writes the mean of its values).
 
 use std::fmt;
 

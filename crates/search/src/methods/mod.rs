@@ -2,3 +2,4 @@
 
 pub mod evolution;
 pub mod random;
+pub mod uniform;

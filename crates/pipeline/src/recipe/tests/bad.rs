@@ -45,7 +45,7 @@ const ADDED: &[Case] = &[
     ("runs: ''", 5, "an empty path"),
     ("device: gpu", 5, "unknown value `gpu`"),
     ("device: cudaa", 5, "did you mean `cuda`?"),
-    ("device: cuda", 5, "built without CUDA"),
+    ("device: cuda", 5, "computes on the CPU only"),
     ("device: [cpu]", 5, ""),
     ("space: {\n  heads: maybe}", 6, "expected true or false"),
     ("space:\n  heads: yes", 6, "expected true or false"),
