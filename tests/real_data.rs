@@ -1,6 +1,6 @@
 //! The binary on real models: what anybody would compare with a reference of their own.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests; what is measured is shown")]
 
 use std::path::Path;
 use std::process::Command;

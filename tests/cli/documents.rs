@@ -95,7 +95,7 @@ fn score_gives_the_whole_model_a_correlation_of_one() {
     let channels: Vec<usize> = (0..256).collect();
     let whole = format!("{block}{}}}", serde_json::to_string(&channels).unwrap());
     let removed = r#"{"attention": null, "mlp": null}"#;
-    let candidates = format!("[[{}], [{removed}, {}]]", vec![&*whole; 6].join(","), vec![&*whole; 5].join(","));
+    let candidates = format!("[[{}], [{removed}, {}]]", [&*whole; 6].join(","), [&*whole; 5].join(","));
     place.write("candidates.json", candidates.as_bytes());
     let ids: Vec<usize> = (0..64).map(|place| place * 7 % 512).collect();
     place.write("tokens.json", &serde_json::to_vec(&ids).unwrap());

@@ -10,4 +10,5 @@ mod documents;
 mod kills;
 mod messages;
 mod mutations;
+mod recipe_messages;
 mod support;

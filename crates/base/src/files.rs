@@ -17,7 +17,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with(path, |out| out.write_all(bytes))
 }
 
-/// As [`write`], for content that is produced piece by piece.
+/// As [`write()`], for content that is produced piece by piece.
 ///
 /// # Errors
 /// Whatever `fill` or the file system returns; then `path` is as it was.
@@ -47,7 +47,7 @@ pub fn persist(temporary: &Path, path: &Path) -> io::Result<()> {
 /// `value` as pretty JSON with a final newline.
 ///
 /// # Errors
-/// As [`write`]; a value without a JSON form is [`io::ErrorKind::InvalidData`].
+/// As [`write()`]; a value without a JSON form is [`io::ErrorKind::InvalidData`].
 pub fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let mut bytes = serde_json::to_vec_pretty(value)?;
     bytes.push(b'\n');

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // A closed stderr leaves only the exit code to say so.
             let _ = writeln!(std::io::stderr(), "{}", render::error(&error));
-            ExitCode::from(2)
+            ExitCode::from(if missed_gate(&error) { 1 } else { 2 })
         }
     }
 }
@@ -30,6 +30,11 @@ fn main() -> ExitCode {
 fn closed_pipe(error: &anyhow::Error) -> bool {
     let is_pipe = |cause: &std::io::Error| cause.kind() == ErrorKind::BrokenPipe;
     error.chain().any(|cause| cause.downcast_ref().is_some_and(is_pipe))
+}
+
+/// The run was sound and its result is not good enough.
+fn missed_gate(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(taper_pipeline::PipelineError::NothingScored { .. }))
 }
 
 fn start_log(args: &Args) -> anyhow::Result<()> {

@@ -84,7 +84,7 @@ impl Heads<'_> {
     }
 
     /// From one buffer a head, `[tokens, d_head]`, sequence by sequence, to rows.
-    fn to_rows(&self, op: &'static str, heads: &[Vec<f32>], n_heads: usize) -> Result<Tensor> {
+    fn to_rows(self, op: &'static str, heads: &[Vec<f32>], n_heads: usize) -> Result<Tensor> {
         let (width, d) = (n_heads * self.d_head, self.d_head);
         let rows = self.sequences * self.tokens;
         let mut out = vec![0.0; rows * width];

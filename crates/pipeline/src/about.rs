@@ -11,6 +11,7 @@ use taper_eval::{Perplexity, Settings, documents_to_ids, perplexity};
 use taper_hub::ModelSource;
 use taper_model::{Checkpoint, Model};
 
+use crate::error::finite;
 use crate::{Console, PipelineError, machine};
 
 /// A method that a recipe may name.
@@ -203,6 +204,7 @@ pub fn eval(request: &EvalRequest, console: &dyn Console) -> Result<EvalReport, 
         }
     }
     let measured = perplexity(&Model::load(&checkpoint)?, &ids, settings, console)?;
+    finite(measured.perplexity, || format!("the perplexity of {}", request.model))?;
     let plural = if texts.len() == 1 { "" } else { "s" };
     let text = format!("{} document{plural} of {}", texts.len(), documents.name());
     Ok(EvalReport { model: request.model.to_string(), revision: local.revision, text, settings, measured })

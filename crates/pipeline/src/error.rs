@@ -88,6 +88,14 @@ pub enum PipelineError {
         /// The model's context.
         most: usize,
     },
+    /// A loss that cannot be worked with.
+    #[error("{what} is {found}: the numbers inside the model overflow on this text")]
+    NotFinite {
+        /// Which loss.
+        what: String,
+        /// Infinite or NaN.
+        found: f64,
+    },
     /// No candidate got a score.
     #[error("none of {trials} candidates could be scored")]
     NothingScored {
@@ -121,6 +129,11 @@ impl PipelineError {
             _ => None,
         }
     }
+}
+
+/// `value`, if JSON and people can work with it.
+pub(crate) fn finite(value: f64, what: impl FnOnce() -> String) -> Result<f64, PipelineError> {
+    if value.is_finite() { Ok(value) } else { Err(PipelineError::NotFinite { what: what(), found: value }) }
 }
 
 /// For `map_err`: what the system said of `path`.

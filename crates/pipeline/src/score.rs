@@ -71,7 +71,7 @@ pub struct CandidateScore {
     pub phi: f64,
     /// `Σ ρ`.
     pub phi_unweighted: f64,
-    /// Norm of the dense gradients.
+    /// Norm of the dense gradients; 0 is removed.
     pub gradient_norm: Halves,
     /// Number of weights.
     pub parameters: u64,
@@ -119,17 +119,21 @@ pub fn score(request: &ScoreRequest<'_>, console: &dyn Console) -> Result<ScoreR
 fn report(trace: &GradientTrace, seen: &Observation) -> Result<CandidateScore, PipelineError> {
     let rho = |seen: &Seen| trace.correlation(seen).ok();
     let unweighted = GradientTrace { aggregation: Aggregation::None, ..*trace };
-    let removed = |halves: Vec<Option<f64>>| halves.into_iter().map(|kept| Some(kept.unwrap_or(0.0))).collect();
-    let kept = halves(seen, |seen| Some(seen.kept));
     Ok(CandidateScore {
         loss: seen.loss.unwrap_or(f64::NAN),
-        kept: Halves { attention: removed(kept.attention), mlp: removed(kept.mlp) },
+        kept: or_zero(halves(seen, |seen| Some(seen.kept))),
         rho: halves(seen, rho),
         phi: trace.score(seen)?,
         phi_unweighted: unweighted.score(seen)?,
-        gradient_norm: halves(seen, norm),
+        gradient_norm: or_zero(halves(seen, norm)),
         parameters: seen.parameters,
     })
+}
+
+/// Nothing is kept of what was removed, and its gradient is 0.
+fn or_zero(halves: Halves) -> Halves {
+    let all = |half: Vec<Option<f64>>| half.into_iter().map(|value| value.or(Some(0.0))).collect();
+    Halves { attention: all(halves.attention), mlp: all(halves.mlp) }
 }
 
 fn norm(seen: &Seen) -> Option<f64> {

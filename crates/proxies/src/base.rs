@@ -24,7 +24,7 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// A whole model, its calibration tokens, and what its candidates are compared with.
+/// A whole model, the tokens it is looked at over, and what its candidates are compared with.
 #[derive(Debug)]
 pub struct Base<'a> {
     model: &'a Model,

@@ -22,7 +22,7 @@ pub enum ProxyError {
         cause: ArchError,
     },
     /// The pass failed.
-    #[error("pass over the calibration tokens")]
+    #[error("pass over the tokens")]
     Pass {
         /// Where, and why.
         #[source]

@@ -3,7 +3,7 @@
 use taper_base::Fingerprint;
 use taper_kernels::Moments;
 
-/// A candidate as seen by one pass over the calibration tokens.
+/// A candidate as seen by one pass over the tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {
     /// Who it is: a digest of what it keeps.

@@ -1,5 +1,7 @@
 //! Against PyTorch: loss, correlation, norm and saliency of candidates of five tiny models (`scripts/reference_trace.py`).
 
+#![expect(clippy::unwrap_used, reason = "a failing test panics, and says what it measured")]
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};

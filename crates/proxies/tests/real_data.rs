@@ -1,5 +1,7 @@
 //! Against the shared reference traces of four real models.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failing test panics, and says what it measured")]
+
 use std::path::Path;
 
 use serde_json::Value;

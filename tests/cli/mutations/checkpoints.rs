@@ -3,6 +3,7 @@
 use std::fs;
 
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use taper_base::rng::{RngExt, stream};
 
 use crate::support::{Place, Verdict, verdict};
@@ -88,13 +89,43 @@ fn a_weight_that_is_no_number_ends_the_run() {
     let damage = Damage::new(WEIGHTS);
     let start = damage.good.len()
         - SafeTensors::deserialize(&damage.good).unwrap().iter().map(|(_, v)| v.data().len()).sum::<usize>();
-    for (index, bits) in [0x7f80_u16, 0xff80, 0x7fc0, 0x7f81, 0xffff].into_iter().enumerate() {
+    // infinities and NaNs of f16
+    for (index, bits) in [0x7c00_u16, 0xfc00, 0x7e00, 0x7c01, 0xffff].into_iter().enumerate() {
         let mut rng = stream(0, "not finite", index as u64, 0);
         let at = start + rng.random_range(0..(damage.good.len() - start) / 2) * 2;
         let mut bad = damage.good.clone();
         bad[at..at + 2].copy_from_slice(&bits.to_le_bytes());
         assert_eq!(damage.verdict(&bad, &RUN), Verdict::Refused, "{bits:x}");
     }
+}
+
+/// The demo model in f32, with its last norm so large that logits overflow.
+fn overflowing(good: &[u8]) -> Vec<u8> {
+    let tensors = SafeTensors::deserialize(good).unwrap();
+    let large = |name: &str| if name == "model.norm.weight" { 1e38 } else { 1.0 };
+    let widened = tensors.iter().map(|(name, tensor)| {
+        let halves = tensor.data().chunks_exact(2).map(|pair| half::f16::from_le_bytes([pair[0], pair[1]]).to_f32());
+        let bytes: Vec<u8> = halves.flat_map(|x| (x * large(name)).clamp(-3e38, 3e38).to_le_bytes()).collect();
+        (name.to_owned(), tensor.shape().to_vec(), bytes)
+    });
+    let widened: Vec<_> = widened.collect();
+    let views = widened.iter().map(|(name, shape, bytes)| {
+        (name.clone(), TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
+#[test]
+fn a_model_that_overflows_ends_the_run_the_second_one_too() {
+    let damage = Damage::new(WEIGHTS);
+    damage.place.write(WEIGHTS, &overflowing(&damage.good));
+    for _ in 0..2 {
+        let output = damage.place.output(&RUN);
+        let stderr = crate::support::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.starts_with("error: tiny.yaml\n") && stderr.contains("overflow"), "{stderr}");
+    }
+    assert_eq!(verdict(damage.place.taper(&EVAL), &["./model"]), Verdict::Refused);
 }
 
 #[test]

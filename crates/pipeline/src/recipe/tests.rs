@@ -252,7 +252,7 @@ fn the_schema_describes_every_field_and_takes_methods_as_objects() {
 #[test]
 fn cuda_needs_a_build_that_has_it() {
     let text = format!("{LEAST}device: cuda\n");
-    assert!(chain(&parse(&text).unwrap_err()).contains("built without CUDA"));
+    assert!(chain(&parse(&text).unwrap_err()).contains("computes on the CPU only"));
     let methods = Methods { cuda: true, ..methods() };
     assert_eq!(Recipe::parse(&text, Path::new("r.yaml"), &methods).unwrap().device, Device::Cuda);
 }

@@ -5,6 +5,7 @@ use taper_model::{Batch, Calibration, calibrate as pass};
 
 use super::{read_json, write_json};
 use crate::context::{Context, REVISION};
+use crate::error::finite;
 use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage};
 
@@ -26,6 +27,10 @@ pub(crate) fn calibrate(context: &Context<'_>) -> Result<Calibration, PipelineEr
     let outcome = context.run.run(&key, |dir| {
         let tokens = context.tokens(Split::Calibration)?;
         let found = pass(context.model()?, Batch::new(tokens.ids(), tokens.length())?)?;
+        finite(found.loss, || "the loss on the calibration text".to_owned())?;
+        for unit in found.importance.iter().flatten().chain(found.units.iter().flatten().flatten()) {
+            finite(*unit, || "the importance of a unit".to_owned())?;
+        }
         write_json(&dir.join("calibration.json"), &found)
     })?;
     let found: Calibration = read_json(&context.run.path(stage.name()).join("calibration.json"))?;

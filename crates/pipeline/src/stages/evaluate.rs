@@ -15,6 +15,7 @@ use taper_model::{Calibration, Checkpoint, Model};
 
 use super::{materialise, read_json, search, write_json};
 use crate::context::{Context, documents};
+use crate::error::finite;
 use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage};
 
@@ -110,7 +111,8 @@ fn rows(
     let (recipe, spec) = (context.recipe, context.checkpoint.spec());
     let ids = documents_to_ids(&text.chosen(context), context.tokenizer()?, true)?;
     let measure = |model: &Model| perplexity(model, &ids, recipe.eval.settings(), context.console);
-    let row = |name: &str, architecture: &Architecture, measured| -> Result<Row, PipelineError> {
+    let row = |name: &str, architecture: &Architecture, measured: Perplexity| -> Result<Row, PipelineError> {
+        finite(measured.perplexity, || format!("the perplexity of the {name} model"))?;
         let costs = cost(spec, architecture, Workload::default())?;
         Ok(Row { name: name.to_owned(), architecture: architecture.to_string(), costs, measured, losses: Vec::new() })
     };

@@ -1,4 +1,4 @@
-//! Loss of the pruned candidate before healing: `score = −loss`, nats per token on the calibration tokens.
+//! Loss of the pruned candidate before healing: `score = −loss`, nats per token.
 //!
 //! The cheapest strong baseline, which the papers seldom show: one forward pass.
 

@@ -65,7 +65,7 @@ const ADDED: &[Case] = &[
     (
         "search:\n  proxy:\n    gradient-trace:\n      rank: 3",
         8,
-        "gradient-trace: unknown field `rank`, expected `sketch_rank`",
+        "gradient-trace: unknown field `rank`; known: sketch_rank",
     ),
     (
         "search:\n  strategy:\n    evolution:\n      elites: 3\n      population: many",
