@@ -7,6 +7,7 @@ pub mod progress;
 pub mod registry;
 pub mod rng;
 pub mod units;
+pub mod workers;
 
 pub use fingerprint::Fingerprint;
 pub use units::{Bytes, Flops, Parameters};

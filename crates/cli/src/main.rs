@@ -27,9 +27,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Only of stdout: a connection that broke is a failure.
 fn closed_pipe(error: &anyhow::Error) -> bool {
-    let is_pipe = |cause: &std::io::Error| cause.kind() == ErrorKind::BrokenPipe;
-    error.chain().any(|cause| cause.downcast_ref().is_some_and(is_pipe))
+    error.downcast_ref().is_some_and(|commands::Stdout(cause)| cause.kind() == ErrorKind::BrokenPipe)
 }
 
 /// The run was sound and its result is not good enough.

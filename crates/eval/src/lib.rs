@@ -5,7 +5,7 @@ pub mod perplexity;
 use taper_data::DataError;
 use taper_model::ModelError;
 
-pub use perplexity::{Perplexity, Settings, documents_to_ids, perplexity};
+pub use perplexity::{Perplexity, Settings, bytes_per_pass, documents_to_ids, perplexity};
 
 /// Why a model could not be evaluated.
 #[derive(Debug, thiserror::Error)]

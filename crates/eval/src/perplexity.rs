@@ -5,9 +5,10 @@
 //! The standard error is that of a ratio over windows, `√(W/(W−1) · Σ_w (s_w − L·n_w)²) / N`, `s_w` the sum of losses and
 //! `n_w` the tokens scored of window `w`: tokens of one window are not independent.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use taper_arch::ModelSpec;
 use taper_base::progress::Progress;
+use taper_base::workers::for_each;
 use taper_data::windows::{self, Window};
 use taper_data::{TextTokenizer, Tokens};
 use taper_model::{Batch, Model};
@@ -55,7 +56,7 @@ pub fn documents_to_ids(
     Ok(tokenizer.encode_batch(documents, special)?)
 }
 
-/// Perplexity of `model` on `documents`.
+/// Perplexity of `model` on `documents`, `workers` passes at once; the result does not depend on how many.
 ///
 /// # Errors
 /// If nothing can be scored, or the forward pass fails.
@@ -63,6 +64,7 @@ pub fn perplexity(
     model: &Model,
     documents: &[Vec<u32>],
     settings: Settings,
+    workers: usize,
     progress: &dyn Progress,
 ) -> Result<Perplexity, EvalError> {
     let lengths: Vec<usize> = documents.iter().map(Vec::len).collect();
@@ -77,16 +79,26 @@ pub fn perplexity(
     }
     progress.begin("perplexity", windows.len() as u64);
     let groups = groups(&windows);
-    let sums = groups.par_iter().map(|group| {
+    let sums = for_each(&groups, workers, |group| {
         let sums = losses(model, &ids, group)?;
         progress.advance(group.len() as u64, "");
-        Ok(sums)
+        Ok::<_, EvalError>(sums)
     });
-    let sums: Vec<Result<Vec<f64>, EvalError>> = sums.collect();
     progress.end();
-    let sums: Vec<f64> = sums.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+    let sums = sums?.concat();
     let counts: Vec<f64> = windows.iter().map(|window| window.scored().len() as f64).collect();
     Ok(summary(&sums, &counts))
+}
+
+/// Memory that one pass takes at most, about: the residual stream, the widest sub-block and a piece of the logits.
+pub fn bytes_per_pass(spec: &ModelSpec) -> u64 {
+    let attention = |heads: usize, kv: usize| (2 * heads + 2 * kv) * spec.d_head;
+    let widest = spec.blocks.iter().map(|block| {
+        let attention = block.attention.map_or(0, |a| attention(a.n_heads, a.n_kv_heads));
+        attention.max(block.mlp.map_or(0, |m| 3 * m.d_ff))
+    });
+    let width = 4 * spec.d_model + widest.max().unwrap_or(0);
+    4 * (TOKENS * width) as u64 + (32 << 20)
 }
 
 fn summary(sums: &[f64], counts: &[f64]) -> Perplexity {

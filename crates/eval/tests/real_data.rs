@@ -22,7 +22,7 @@ fn perplexities_are_those_of_transformers(data: &Path) {
             let mut ids = documents_to_ids(&[&text], &tokenizer, false).unwrap();
             ids[0].truncate(20_480);
             let settings = Settings { window: 256, stride: 256, by_document: false };
-            let found = perplexity(&model, &ids, settings, &Silent).unwrap();
+            let found = perplexity(&model, &ids, settings, 2, &Silent).unwrap();
             let loss = wanted["nll_per_token"].as_f64().unwrap();
             assert_eq!(found.tokens, 20_400);
             let off = (found.loss / loss - 1.0).abs();

@@ -11,8 +11,8 @@ use taper_base::files;
 use crate::HubError;
 use crate::layouts::{self, Layout};
 
-/// Copied from the source where it has them. Plain data all of them: no code, no weights.
-const COPIED: [&str; 9] = [
+/// Files copied from the source where it has them. Plain data all of them: no code, no weights.
+pub const COPIED: [&str; 9] = [
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",

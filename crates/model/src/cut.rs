@@ -19,13 +19,22 @@ impl Model {
     /// # Errors
     /// [`ModelError::Selection`] naming the block that does not fit.
     pub fn cut(&self, blocks: &[SelectedBlock]) -> Result<Self> {
+        self.clone().into_cut(blocks)
+    }
+
+    /// As [`Model::cut`], but each block's weights are let go once it is cut: no second model in memory, if nobody else
+    /// holds this one.
+    ///
+    /// # Errors
+    /// As [`Model::cut`].
+    pub fn into_cut(self, blocks: &[SelectedBlock]) -> Result<Self> {
         if blocks.len() != self.blocks.len() {
             let reason = format!("{} blocks are selected, the model has {}", blocks.len(), self.blocks.len());
             return Err(ModelError::Selection { place: "blocks".to_owned(), reason });
         }
-        let mut spec = self.spec.clone();
+        let Self { mut spec, embedding, blocks: whole, norm, head } = self;
         let mut cut = Vec::with_capacity(blocks.len());
-        for (index, (block, kept)) in self.blocks.iter().zip(blocks).enumerate() {
+        for (index, (block, kept)) in whole.into_iter().zip(blocks).enumerate() {
             let place = |half: SubBlock| format!("block {index}, {half}");
             let refuse = |half, reason: &str| ModelError::Selection { place: place(half), reason: reason.to_owned() };
             let attention = match (&block.attention, &kept.attention) {
@@ -34,7 +43,7 @@ impl Model {
                     return Err(refuse(SubBlock::Attention, "is selected, but the model has none there"));
                 }
                 (Some(attention), Some(kept)) => {
-                    let new = attention.cut(self.spec.d_head, kept);
+                    let new = attention.cut(spec.d_head, kept);
                     Some(new.map_err(|reason| reason.at(place(SubBlock::Attention)))?)
                 }
             };
@@ -53,7 +62,6 @@ impl Model {
             };
             cut.push(Block { attention, mlp });
         }
-        let (embedding, norm, head) = (self.embedding.clone(), self.norm.clone(), self.head.clone());
         Ok(Self { spec, embedding, blocks: cut, norm, head })
     }
 }

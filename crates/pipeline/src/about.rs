@@ -7,7 +7,7 @@ use taper_arch::cost::{attention_cost, mlp_cost};
 use taper_arch::{Architecture, Costs, Workload, cost};
 use taper_base::Bytes;
 use taper_data::{Documents, TextSource, TextTokenizer};
-use taper_eval::{Perplexity, Settings, documents_to_ids, perplexity};
+use taper_eval::{Perplexity, Settings, bytes_per_pass, documents_to_ids, perplexity};
 use taper_hub::ModelSource;
 use taper_model::{Checkpoint, Model};
 
@@ -203,7 +203,8 @@ pub fn eval(request: &EvalRequest, console: &dyn Console) -> Result<EvalReport, 
             left -= document.len();
         }
     }
-    let measured = perplexity(&Model::load(&checkpoint)?, &ids, settings, console)?;
+    let workers = machine::workers(bytes_per_pass(checkpoint.spec()));
+    let measured = perplexity(&Model::load(&checkpoint)?, &ids, settings, workers, console)?;
     finite(measured.perplexity, || format!("the perplexity of {}", request.model))?;
     let plural = if texts.len() == 1 { "" } else { "s" };
     let text = format!("{} document{plural} of {}", texts.len(), documents.name());

@@ -1,7 +1,7 @@
-//! What the stages of one run share. Weights, tokens and documents are read when a stage first needs them, so a run that
-//! has nothing to do reads none.
+//! What the stages of one run share. Weights and tokens are made when a stage first needs them; text is read and hashed
+//! at once, for every key depends on it.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 
 use taper_arch::{Architecture, BudgetRange, ModelSpec};
@@ -9,12 +9,14 @@ use taper_base::Fingerprint;
 use taper_data::{Documents, Pack, Split, TextSource, TextTokenizer, Tokens, pack};
 use taper_hub::LocalModel;
 use taper_model::{Calibration, Checkpoint, Model};
+use taper_proxies::{Projection, ProxyError};
+use taper_search::{Importance, Problem};
 
 use crate::run_dir::RunDir;
 use crate::{Console, PipelineError, Recipe};
 
 /// Version of what the stages compute; part of every key. Raise it when a change alters results.
-pub(crate) const REVISION: u32 = 1;
+pub(crate) const REVISION: u32 = 2;
 
 pub(crate) struct Context<'a> {
     pub(crate) recipe: &'a Recipe,
@@ -25,9 +27,17 @@ pub(crate) struct Context<'a> {
     /// Of configuration, weights and tokenizer.
     pub(crate) fingerprint: Fingerprint,
     pub(crate) documents: Documents,
+    /// Of all documents.
+    pub(crate) text: Fingerprint,
     pub(crate) range: BudgetRange,
-    model: OnceCell<Model>,
+    weights: RefCell<Option<Weights>>,
     tokenizer: OnceCell<TextTokenizer>,
+}
+
+/// The one model in memory: units as stored, or sorted.
+enum Weights {
+    Stored(Model),
+    Sorted(Model),
 }
 
 impl<'a> Context<'a> {
@@ -39,18 +49,34 @@ impl<'a> Context<'a> {
     ) -> Result<Self, PipelineError> {
         let range = range(recipe, checkpoint.spec())?;
         let documents = documents(&recipe.data.text, console)?;
-        let (model, tokenizer) = (OnceCell::new(), OnceCell::new());
-        Ok(Self { recipe, run, console, local, checkpoint, fingerprint, documents, range, model, tokenizer })
+        let text = documents.fingerprint();
+        let (weights, tokenizer) = (RefCell::new(None), OnceCell::new());
+        Ok(Self { recipe, run, console, local, checkpoint, fingerprint, documents, text, range, weights, tokenizer })
     }
 
-    /// The whole model, units as stored.
-    pub(crate) fn model(&self) -> Result<&Model, PipelineError> {
-        get_or_try(&self.model, || Ok(Model::load(&self.checkpoint)?))
+    /// The whole model, units as stored. Takes the place of the sorted one.
+    pub(crate) fn stored(&self) -> Result<Model, PipelineError> {
+        let mut weights = self.weights.borrow_mut();
+        if let Some(Weights::Stored(model)) = &*weights {
+            return Ok(model.clone());
+        }
+        *weights = None; // before the other is read
+        let model = Model::load(&self.checkpoint)?;
+        *weights = Some(Weights::Stored(model.clone()));
+        Ok(model)
     }
 
-    /// The whole model, units sorted by calibration: every candidate is a set of views on it.
+    /// The whole model, units sorted by calibration: every candidate is a set of views on it. Takes the place of the
+    /// stored one, block by block.
     pub(crate) fn sorted(&self, calibration: &Calibration) -> Result<Model, PipelineError> {
-        Ok(self.model()?.cut(&calibration.order.permutation())?)
+        let mut weights = self.weights.borrow_mut();
+        let model = match weights.take() {
+            Some(Weights::Sorted(model)) => model,
+            Some(Weights::Stored(model)) => model.into_cut(&calibration.order.permutation())?,
+            None => Model::load(&self.checkpoint)?.into_cut(&calibration.order.permutation())?,
+        };
+        *weights = Some(Weights::Sorted(model.clone()));
+        Ok(model)
     }
 
     pub(crate) fn tokenizer(&self) -> Result<&TextTokenizer, PipelineError> {
@@ -85,8 +111,18 @@ pub(crate) fn range(recipe: &Recipe, spec: &ModelSpec) -> Result<BudgetRange, Pi
         }
     }
     let range = recipe.budget.budget().range(spec)?;
+    let proxy = taper_proxies::build(&recipe.search.proxy.name, &recipe.search.proxy.params)?;
+    if let Some(Projection::Rank(rank)) = proxy.needs().trace
+        && rank > spec.d_model
+    {
+        return Err(ProxyError::Rank { rank, most: spec.d_model }.into());
+    }
     let mut rng = taper_base::rng::stream(recipe.seed, "feasible", 0, 0);
     recipe.space.repair(spec, range, &Architecture::whole(spec), &mut rng)?;
+    let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
+    let importance = Importance { blocks: vec![[1.0; 2]; spec.blocks.len()] }; // not known yet
+    let problem = Problem { spec: spec.clone(), space: recipe.space, range, importance, seed: recipe.seed };
+    strategy.start(problem)?;
     Ok(range)
 }
 

@@ -17,7 +17,6 @@ mod score;
 pub mod stage;
 mod stages;
 pub mod store;
-mod workers;
 
 pub use about::{
     BlockInspection, EvalReport, EvalRequest, Finding, Inspection, Method, doctor, eval, inspect, methods,

@@ -45,8 +45,13 @@ pub fn logits(
         let ids = Tensor::from_vec(ids, (sequences, length), &Device::Cpu)?;
         Ok(HashMap::from([("input_ids", ids), ("logits", logits.reshape((sequences, length, vocab))?)]))
     };
-    let temporary = out.with_extension("partial");
+    let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let temporary = out.with_file_name(format!(".taper-{name}.{}", std::process::id()));
     let written = tensors().and_then(|tensors| candle_core::safetensors::save(&tensors, &temporary));
-    written.map_err(std::io::Error::other).and_then(|()| files::persist(&temporary, out)).map_err(io(out))?;
+    let placed = written.map_err(std::io::Error::other).and_then(|()| files::persist(&temporary, out));
+    if placed.is_err() {
+        drop(std::fs::remove_file(&temporary)); // the failure before is what matters
+    }
+    placed.map_err(io(out))?;
     Ok(LogitsReport { sequences, length, vocab })
 }

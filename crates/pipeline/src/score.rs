@@ -5,13 +5,13 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 use taper_arch::{KeptBlock, Selection};
+use taper_base::workers::for_each;
 use taper_hub::ModelSource;
 use taper_model::{Checkpoint, Model};
 use taper_proxies::methods::gradient_trace::{Aggregation, GradientTrace};
 use taper_proxies::{Base, Needs, Observation, Proxy, Seen, Settings};
 
-use crate::error::io;
-use crate::workers::for_each;
+use crate::error::{finite, io};
 use crate::{Console, PipelineError, machine};
 
 /// What to score, and how.
@@ -110,7 +110,7 @@ pub fn score(request: &ScoreRequest<'_>, console: &dyn Console) -> Result<ScoreR
     Ok(ScoreReport {
         sequences: tokens.sequences(),
         length: tokens.length(),
-        base_loss: whole.loss.unwrap_or(f64::NAN),
+        base_loss: loss(&whole, "the whole model")?,
         base_gradient_norm: halves(&whole, norm),
         candidates: scored?,
     })
@@ -120,7 +120,7 @@ fn report(trace: &GradientTrace, seen: &Observation) -> Result<CandidateScore, P
     let rho = |seen: &Seen| trace.correlation(seen).ok();
     let unweighted = GradientTrace { aggregation: Aggregation::None, ..*trace };
     Ok(CandidateScore {
-        loss: seen.loss.unwrap_or(f64::NAN),
+        loss: loss(seen, "a candidate")?,
         kept: or_zero(halves(seen, |seen| Some(seen.kept))),
         rho: halves(seen, rho),
         phi: trace.score(seen)?,
@@ -134,6 +134,10 @@ fn report(trace: &GradientTrace, seen: &Observation) -> Result<CandidateScore, P
 fn or_zero(halves: Halves) -> Halves {
     let all = |half: Vec<Option<f64>>| half.into_iter().map(|value| value.or(Some(0.0))).collect();
     Halves { attention: all(halves.attention), mlp: all(halves.mlp) }
+}
+
+fn loss(seen: &Observation, of: &str) -> Result<f64, PipelineError> {
+    finite(seen.loss.unwrap_or(f64::NAN), || format!("the loss of {of}"))
 }
 
 fn norm(seen: &Seen) -> Option<f64> {

@@ -1,7 +1,5 @@
 //! The whole model, looked at once; candidates are compared with it.
 
-use std::borrow::Cow;
-
 use taper_arch::{Architecture, ModelSpec, SelectedBlock, select};
 use taper_base::Fingerprint;
 use taper_model::{Batch, Model, ModelError, Recompute, parameters};
@@ -28,7 +26,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Base<'a> {
     model: &'a Model,
-    ids: Cow<'a, [u32]>,
+    ids: &'a [u32],
     length: usize,
     needs: Needs,
     sketch: Option<Sketch>,
@@ -52,9 +50,8 @@ impl<'a> Base<'a> {
         };
         let wrap = |cause| ModelError::Compute { place: "sketch".to_owned(), cause: Box::new(cause) };
         let sketch = sketch.transpose().map_err(wrap)?;
-        let ids = Cow::Borrowed(ids);
         let mut base = Self { model, ids, length, needs, sketch, trace: BaseTrace::default(), loss: None };
-        Batch::new(&base.ids, length)?;
+        Batch::new(ids, length)?;
         if needs.trace.is_some() {
             let mut sink = TraceSink::keep(Form { magnitudes: false, ..base.form() });
             let loss = base.pass(model, Some(&mut sink))?;
@@ -92,7 +89,7 @@ impl<'a> Base<'a> {
         } else {
             None
         };
-        let id = Fingerprint::of_json(&kept).unwrap_or_else(|_| Fingerprint::of_bytes(b""));
+        let id = Fingerprint::of_bytes(format!("{kept:?}").as_bytes());
         Ok(Observation { id, parameters, loss, blocks: self.with_ratios(kept, seen) })
     }
 
@@ -134,7 +131,7 @@ impl<'a> Base<'a> {
 
     /// Mean loss; gradients of it go to the sink.
     fn pass(&self, model: &Model, mut sink: Option<&mut TraceSink<'_>>) -> Result<f64, ProxyError> {
-        let batch = Batch::new(&self.ids, self.length)?;
+        let batch = Batch::new(self.ids, self.length)?;
         let scored = batch.sequences() * (self.length - 1);
         let weight = 1.0 / scored.max(1) as f32;
         let pieces: Vec<Batch<'_>> = batch.pieces(TOKENS).collect();

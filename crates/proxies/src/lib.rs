@@ -30,18 +30,6 @@ pub struct Needs {
     pub magnitudes: bool,
 }
 
-impl Needs {
-    /// What both need. Where one wants the dense trace and the other a sketch, the first with a trace decides.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            loss: self.loss || other.loss,
-            trace: self.trace.or(other.trace),
-            magnitudes: self.magnitudes || other.magnitudes,
-        }
-    }
-}
-
 /// In which form gradients are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Projection {

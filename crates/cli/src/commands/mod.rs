@@ -34,6 +34,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// `value` as the one document on stdout, or `page` for people.
 fn print<T: Serialize>(args: &Args, value: &T, page: impl FnOnce() -> String) -> anyhow::Result<ExitCode> {
     let text = if args.json { serde_json::to_string_pretty(value).context("result as JSON")? } else { page() };
-    writeln!(std::io::stdout(), "{}", text.trim_end()).context("stdout")?;
+    write(&text)
+}
+
+/// stdout could not be written to.
+#[derive(Debug)]
+pub(crate) struct Stdout(pub(crate) std::io::Error);
+
+impl std::fmt::Display for Stdout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("stdout cannot be written to")
+    }
+}
+
+impl std::error::Error for Stdout {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// `text` and a line end on stdout.
+fn write(text: &str) -> anyhow::Result<ExitCode> {
+    writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(Stdout)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde_json::json;
 use taper_pipeline::{Console, Methods, Recipe, Stage, run as run_recipe};
 
-use super::print;
+use super::{print, write};
 use crate::args::{Args, RecipeArgs};
 use crate::render::{self, InRecipe};
 
@@ -44,8 +44,6 @@ pub(crate) fn check(args: &Args, path: Option<&Path>) -> anyhow::Result<ExitCode
 }
 
 pub(crate) fn schema() -> anyhow::Result<ExitCode> {
-    use std::io::Write;
     let schema = serde_json::to_string_pretty(&taper_pipeline::recipe::json_schema()).context("schema as JSON")?;
-    writeln!(std::io::stdout(), "{schema}").context("stdout")?;
-    Ok(ExitCode::SUCCESS)
+    write(&schema)
 }

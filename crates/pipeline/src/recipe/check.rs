@@ -76,6 +76,7 @@ fn ranges(recipe: &Recipe) -> Result<(), Finding> {
         return Err(Finding::new(&["data", "sequences"], reason));
     }
     within(&["search", "threads"], recipe.search.threads.unwrap_or(1), 1..=1024)?;
+    within(&["eval", "tokens"], recipe.eval.tokens, 2..=usize::MAX)?;
     within(&["eval", "random"], recipe.eval.random, 0..=1000)?;
     within(&["eval", "window"], recipe.eval.window, 2..=MOST)?;
     within(&["eval", "stride"], recipe.eval.stride.unwrap_or(1), 1..=recipe.eval.window)

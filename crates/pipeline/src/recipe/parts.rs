@@ -112,6 +112,9 @@ pub struct EvalPart {
     pub stride: Option<usize>,
     /// Whether windows end with their document instead of running on into the next.
     pub by_document: bool,
+    /// Tokens to measure on, at most: the first documents. Each of the models of the table reads them all.
+    #[schemars(range(min = 2))]
+    pub tokens: usize,
     /// Random architectures of the same budget to compare with; the table shows their mean. 0: none.
     #[schemars(range(min = 0, max = 1000))]
     pub random: usize,
@@ -119,7 +122,7 @@ pub struct EvalPart {
 
 impl Default for EvalPart {
     fn default() -> Self {
-        Self { text: None, window: 512, stride: None, by_document: false, random: 5 }
+        Self { text: None, window: 512, stride: None, by_document: false, tokens: 262_144, random: 5 }
     }
 }
 

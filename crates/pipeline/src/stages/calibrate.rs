@@ -16,7 +16,7 @@ pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
     Ok(StageKey::new(Stage::Calibrate.name())
         .with_json("revision", &REVISION)?
         .with("model", &context.fingerprint)
-        .with("text", &context.documents.fingerprint())
+        .with("text", &context.text)
         .with_json("batch", &batch)?)
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn calibrate(context: &Context<'_>) -> Result<Calibration, PipelineEr
     context.console.started(stage, &format!("{} x {} tokens of {}", data.sequences, data.length, data.text));
     let outcome = context.run.run(&key, |dir| {
         let tokens = context.tokens(Split::Calibration)?;
-        let found = pass(context.model()?, Batch::new(tokens.ids(), tokens.length())?)?;
+        let found = pass(&context.stored()?, Batch::new(tokens.ids(), tokens.length())?)?;
         finite(found.loss, || "the loss on the calibration text".to_owned())?;
         for unit in found.importance.iter().flatten().chain(found.units.iter().flatten().flatten()) {
             finite(*unit, || "the importance of a unit".to_owned())?;

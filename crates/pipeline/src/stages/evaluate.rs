@@ -10,14 +10,19 @@ use taper_arch::{ArchError, Architecture, Costs, Workload, cost, select};
 use taper_base::Fingerprint;
 use taper_base::rng::stream;
 use taper_data::{Documents, Split};
-use taper_eval::{Perplexity, documents_to_ids, perplexity};
+use taper_eval::{Perplexity, bytes_per_pass, documents_to_ids, perplexity};
 use taper_model::{Calibration, Checkpoint, Model};
 
 use super::{materialise, read_json, search, write_json};
 use crate::context::{Context, documents};
 use crate::error::finite;
 use crate::stage::StageKey;
-use crate::{Outcome, PipelineError, Stage};
+use crate::{Outcome, PipelineError, Stage, machine};
+
+/// Documents tokenized at once.
+const DOCUMENTS: usize = 256;
+/// Draws of one random control, at most.
+const DRAWS: u64 = 32;
 
 /// The final table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,34 +52,56 @@ pub struct Row {
 }
 
 /// The text that results are reported on.
-struct Text {
-    documents: Documents,
-    /// All of it, or the calibration text's test split.
-    own: bool,
+enum Text<'a> {
+    /// The test split of the recipe's text.
+    Split(&'a Documents, Fingerprint),
+    /// All of another text.
+    Own(Documents),
 }
 
-impl Text {
-    fn of(context: &Context<'_>) -> Result<Self, PipelineError> {
+impl<'a> Text<'a> {
+    fn of(context: &'a Context<'_>) -> Result<Self, PipelineError> {
         match &context.recipe.eval.text {
-            Some(source) => Ok(Self { documents: documents(source, context.console)?, own: true }),
-            None => Ok(Self { documents: context.documents.clone(), own: false }),
+            Some(source) => Ok(Self::Own(documents(source, context.console)?)),
+            None => Ok(Self::Split(&context.documents, context.text.clone())),
         }
     }
 
     fn chosen(&self, context: &Context<'_>) -> Vec<&str> {
-        if self.own {
-            return self.documents.all().iter().map(String::as_str).collect();
+        match self {
+            Self::Own(documents) => documents.all().iter().map(String::as_str).collect(),
+            Self::Split(documents, _) => documents.of_split(&context.recipe.data.shares, Split::Test),
         }
-        self.documents.of_split(&context.recipe.data.shares, Split::Test)
+    }
+
+    /// The documents in order, as ids, up to `most` tokens.
+    fn ids(&self, context: &Context<'_>, most: usize) -> Result<Vec<Vec<u32>>, PipelineError> {
+        let (mut ids, mut left) = (Vec::new(), most);
+        for documents in self.chosen(context).chunks(DOCUMENTS) {
+            for mut document in documents_to_ids(documents, context.tokenizer()?, true)? {
+                document.truncate(left);
+                left -= document.len();
+                ids.push(document);
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(ids)
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of_bytes(format!("{} {}", self.own, self.documents.fingerprint()).as_bytes())
+        match self {
+            Self::Own(documents) => documents.fingerprint(),
+            Self::Split(_, fingerprint) => Fingerprint::of_bytes(format!("test {fingerprint}").as_bytes()),
+        }
     }
 
     fn name(&self) -> String {
-        let which = if self.own { "all of" } else { "test split of" };
-        format!("{which} {}", self.documents.name())
+        match self {
+            Self::Own(documents) => documents.name().to_owned(),
+            Self::Split(documents, _) => format!("test split of {}", documents.name()),
+        }
     }
 }
 
@@ -89,7 +116,7 @@ pub(crate) fn evaluate(
         .with("materialise", &materialise::key(context)?.fingerprint())
         .with("text", &text.fingerprint())
         .with_json("shares", &context.recipe.data.shares)?
-        .with_json("windows", &eval.settings())?
+        .with_json("windows", &(eval.settings(), eval.tokens))?
         .with_json("random", &eval.random)?;
     context.console.started(stage, &text.name());
     let outcome = context.run.run(&key, |dir| {
@@ -109,8 +136,9 @@ fn rows(
     text: &Text,
 ) -> Result<Vec<Row>, PipelineError> {
     let (recipe, spec) = (context.recipe, context.checkpoint.spec());
-    let ids = documents_to_ids(&text.chosen(context), context.tokenizer()?, true)?;
-    let measure = |model: &Model| perplexity(model, &ids, recipe.eval.settings(), context.console);
+    let ids = text.ids(context, recipe.eval.tokens)?;
+    let workers = machine::workers(bytes_per_pass(spec));
+    let measure = |model: &Model| perplexity(model, &ids, recipe.eval.settings(), workers, context.console);
     let row = |name: &str, architecture: &Architecture, measured: Perplexity| -> Result<Row, PipelineError> {
         finite(measured.perplexity, || format!("the perplexity of the {name} model"))?;
         let costs = cost(spec, architecture, Workload::default())?;
@@ -128,20 +156,22 @@ fn rows(
         Err(ArchError::Infeasible { .. }) => None,
         Err(cause) => return Err(cause.into()),
     };
-    let exported = Model::load(&Checkpoint::open(pruned)?)?;
+    let exported = |folder: &Path| Ok::<_, PipelineError>(Model::load(&Checkpoint::open(folder)?)?);
     let mut rows = vec![
-        row("original", &whole, measure(context.model()?)?)?,
-        row("pruned", &search::best(context)?, measure(&exported)?)?,
+        row("original", &whole, measure(&sorted)?)?,
+        row("pruned", &search::best(context)?, measure(&exported(pruned)?)?)?,
     ];
     if let Some(uniform) = uniform {
         rows.push(row("uniform", &uniform, measure(&cut(&uniform)?)?)?);
     }
     let mut drawn = Vec::new();
     for index in 0..recipe.eval.random {
-        let mut rng = stream(recipe.seed, "random-control", index as u64, 0);
-        let architecture = recipe.space.random(spec, context.range, &mut rng)?;
+        // a draw may miss the budget, or give a model that overflows: neither says anything of the result
+        let Some(architecture) = draw(context, index as u64)? else { continue };
         let measured = measure(&cut(&architecture)?)?;
-        drawn.push((architecture, measured));
+        if measured.perplexity.is_finite() {
+            drawn.push((architecture, measured));
+        }
     }
     if let Some((architecture, first)) = drawn.first() {
         let losses: Vec<f64> = drawn.iter().map(|(_, measured)| measured.loss).collect();
@@ -152,4 +182,16 @@ fn rows(
         rows.push(Row { losses, ..row("random", architecture, mean)? });
     }
     Ok(rows)
+}
+
+/// A random architecture inside the budget; `None` if many draws miss it.
+fn draw(context: &Context<'_>, index: u64) -> Result<Option<Architecture>, PipelineError> {
+    for attempt in 0..DRAWS {
+        let mut rng = stream(context.recipe.seed, "random-control", index, attempt);
+        match context.recipe.space.random(context.checkpoint.spec(), context.range, &mut rng) {
+            Err(ArchError::Infeasible { .. }) => {}
+            other => return Ok(Some(other?)),
+        }
+    }
+    Ok(None)
 }

@@ -3,6 +3,7 @@
 //! Hashing reads every byte, so its result is kept under the files' names, sizes and times: an unchanged model is not
 //! read again.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -63,12 +64,14 @@ pub(crate) fn load(
     Ok((local, checkpoint, fingerprint))
 }
 
-/// Of weights, configuration and tokenizer.
+/// Of weights, configuration, tokenizer, and the other files that tokens or results depend on.
 pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> Result<Fingerprint, PipelineError> {
     let mut all = checkpoint.fingerprint()?.to_string();
-    let path = checkpoint.dir().join("tokenizer.json");
-    if path.exists() {
-        all.push_str(Fingerprint::of_file(&path).map_err(io(&path))?.as_str());
+    for name in taper_hub::export::COPIED {
+        let path = checkpoint.dir().join(name);
+        if path.is_file() {
+            let _ = write!(all, " {name} {}", Fingerprint::of_file(&path).map_err(io(&path))?); // into text: cannot fail
+        }
     }
     Ok(Fingerprint::of_bytes(all.as_bytes()))
 }
@@ -77,7 +80,10 @@ fn look(dir: &Path) -> Result<Seen, PipelineError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(io(dir))? {
         let path = entry.map_err(io(dir))?.path();
-        let metadata = std::fs::metadata(&path).map_err(io(&path))?; // follows the Hub cache's links
+        let metadata = match std::fs::metadata(&path) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => continue, // a link in the Hub's cache to nothing
+            other => other.map_err(io(&path))?,
+        };
         if metadata.is_file() {
             let time = metadata.modified().map_err(io(&path))?.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos());
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -19,7 +19,7 @@ use crate::{Outcome, PipelineError, Stage};
 pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
     Ok(StageKey::new(Stage::Materialise.name())
         .with("search", &search::key(context)?.fingerprint())
-        .with_json("materialise", &context.recipe.materialise)?)
+        .with_json("lock", &settings(context))?)
 }
 
 /// The folder of the pruned checkpoint.
@@ -39,7 +39,7 @@ pub(crate) fn materialise(context: &Context<'_>, calibration: &Calibration) -> R
 fn write(context: &Context<'_>, calibration: &Calibration, dir: &Path) -> Result<(), PipelineError> {
     let architecture = search::best(context)?;
     let kept = calibration.order.select(&architecture)?;
-    let model = context.model()?.cut(&kept.blocks)?.without_empty_blocks();
+    let model = context.stored()?.cut(&kept.blocks)?.without_empty_blocks();
     let settings = &context.recipe.materialise;
     let stored = settings.stored_type().unwrap_or(context.checkpoint.stored_type());
     save(&model, dir, stored, settings.shard_size.0)?;
@@ -55,10 +55,18 @@ fn write(context: &Context<'_>, calibration: &Calibration, dir: &Path) -> Result
     write_json(&dir.join("taper.lock"), &lock(context, &architecture))
 }
 
-/// Enough to make the same bytes again, nothing that differs between two makings.
+/// `taper.lock`: enough to make the same bytes again, nothing that differs between two makings.
 fn lock(context: &Context<'_>, architecture: &Architecture) -> Value {
+    let mut lock = settings(context);
+    lock["architecture"] = json!({"text": architecture.to_string(), "fingerprint": architecture.fingerprint()});
+    lock
+}
+
+/// What the result was made from.
+fn settings(context: &Context<'_>) -> Value {
     let recipe = context.recipe;
     let (data, search) = (&recipe.data, &recipe.search);
+    let files: Vec<_> = data.text.paths.iter().map(|path| path.file_name().map(|name| name.to_string_lossy())).collect();
     json!({
         "taper": env!("CARGO_PKG_VERSION"),
         "revision": REVISION,
@@ -68,8 +76,14 @@ fn lock(context: &Context<'_>, architecture: &Architecture) -> Value {
             "revision": context.local.revision,
             "fingerprint": context.fingerprint,
         },
-        "text": {"documents": context.documents.all().len(), "fingerprint": context.documents.fingerprint()},
-        "architecture": {"text": architecture.to_string(), "fingerprint": architecture.fingerprint()},
+        "text": {
+            "files": files,
+            "dataset": data.text.dataset,
+            "field": data.text.field,
+            "separator": data.text.separator,
+            "documents": context.documents.all().len(),
+            "fingerprint": context.text,
+        },
         "recipe": {
             "data": {"shares": data.shares, "sequences": data.sequences, "length": data.length},
             "budget": recipe.budget,

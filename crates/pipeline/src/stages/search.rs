@@ -13,6 +13,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use taper_arch::{Architecture, Costs, Provenance, Trial, Workload, cost};
 use taper_base::Fingerprint;
+use taper_base::workers::for_each;
 use taper_data::Split;
 use taper_model::Calibration;
 use taper_proxies::{Base, Proxy, ProxyError, Settings};
@@ -22,7 +23,6 @@ use super::{calibrate, read_json, write_json};
 use crate::context::Context;
 use crate::stage::StageKey;
 use crate::store::TrialStore;
-use crate::workers::for_each;
 use crate::{Outcome, PipelineError, Stage, machine};
 
 /// The result of a search.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 ///
 /// # Errors
 /// That of the first item, in order, that failed. After a failure no further item is begun.
-pub(crate) fn for_each<T: Sync, R: Send, E: Send>(
+pub fn for_each<T: Sync, R: Send, E: Send>(
     items: &[T],
     workers: usize,
     f: impl Fn(&T) -> Result<R, E> + Sync,
