@@ -75,7 +75,7 @@ pub fn mlp_cost(spec: &ModelSpec, index: usize) -> SubBlockCost {
 /// Attention FLOPs count the causal half (and the window): token t reads `min(t, window)` keys, 2·2·h·d_head each.
 ///
 /// # Errors
-/// [`ArchError::Mismatch`] if `arch` does not fit `spec`.
+/// [`ArchError::Mismatch`] if `arch` does not fit `spec`; [`ArchError::Dimension`] for a workload beyond 64 bits.
 pub fn cost(spec: &ModelSpec, arch: &Architecture, workload: Workload) -> Result<Costs, ArchError> {
     let cut = arch.apply(spec)?;
     let stored = 8 * spec.dtype_bytes as u64;
@@ -85,7 +85,7 @@ pub fn cost(spec: &ModelSpec, arch: &Architecture, workload: Workload) -> Result
 
     let bits = |bits: Option<u8>| bits.map_or(stored, u64::from);
     let mut total_bits = embedding * bits(arch.embedding_bits) + head * bits(arch.head_bits);
-    let (mut matrices, mut vectors, mut kv, mut mixing) = (0, spec.d_model as u64, 0, 0_u128);
+    let (mut matrices, mut vectors, mut kv, mut mixing) = (0, spec.d_model as u64, 0_u128, 0_u128);
     for (index, (genes, block)) in arch.blocks.iter().zip(&cut.blocks).enumerate() {
         let (attention, mlp) = (attention_cost(&cut, index), mlp_cost(&cut, index));
         matrices += attention.matrix + mlp.matrix;
@@ -96,7 +96,8 @@ pub fn cost(spec: &ModelSpec, arch: &Architecture, workload: Workload) -> Result
             let seen = keys_seen(u128::from(workload.tokens), a.window);
             mixing += 4 * (a.n_heads * spec.d_head) as u128 * seen * u128::from(workload.batch);
             let kept = a.window.map_or(u64::from(workload.tokens), |w| u64::from(workload.tokens).min(w as u64));
-            kv += 2 * (a.n_kv_heads * spec.d_head) as u64 * kept * u64::from(workload.batch) * spec.dtype_bytes as u64;
+            let width = (2 * a.n_kv_heads * spec.d_head * spec.dtype_bytes) as u128;
+            kv += width * u128::from(kept) * u128::from(workload.batch);
         }
     }
     total_bits += vectors * stored;
@@ -105,7 +106,11 @@ pub fn cost(spec: &ModelSpec, arch: &Architecture, workload: Workload) -> Result
         non_embedding: Parameters(matrices + vectors),
         bytes: Bytes(total_bits.div_ceil(8)),
         flops: Flops(2 * tokens * u128::from(matrices + embedding) + mixing),
-        kv_bytes: Bytes(kv),
+        kv_bytes: Bytes(u64::try_from(kv).map_err(|_| ArchError::Dimension {
+            what: "KV cache of the workload".to_owned(),
+            got: format!("{kv} bytes"),
+            want: "less than 2^64".to_owned(),
+        })?),
     })
 }
 

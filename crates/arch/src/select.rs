@@ -155,6 +155,34 @@ impl UnitOrder {
         Self { blocks: blocks.collect() }
     }
 
+    /// Checks that every list names each unit of `spec` once.
+    ///
+    /// # Errors
+    /// [`ArchError::Mismatch`] naming the block where one does not.
+    pub fn check(&self, spec: &ModelSpec) -> Result<(), ArchError> {
+        let stored = Self::stored(spec);
+        let wrong = |place: String| ArchError::Mismatch {
+            place,
+            reason: "the ranking does not name each unit once".to_owned(),
+        };
+        if self.blocks.len() != stored.blocks.len() {
+            return Err(wrong("blocks".to_owned()));
+        }
+        for (index, (ours, whole)) in self.blocks.iter().zip(&stored.blocks).enumerate() {
+            let lists = |order: &AttentionOrder| {
+                let heads = order.heads.iter().map(|heads| sorted(heads.clone())).collect::<Vec<_>>();
+                (sorted(order.groups.clone()), heads)
+            };
+            if ours.attention.as_ref().map(lists) != whole.attention.as_ref().map(lists) {
+                return Err(wrong(format!("block {index}, attention")));
+            }
+            if ours.mlp.clone().map(sorted) != whole.mlp {
+                return Err(wrong(format!("block {index}, mlp")));
+            }
+        }
+        Ok(())
+    }
+
     /// The best units of each block, as many as `arch` keeps, by original number and ascending.
     ///
     /// # Errors
@@ -260,6 +288,21 @@ mod tests {
                 assert_eq!(heads, direct.attention.as_ref().map(|a| a.heads.clone()));
             }
         }
+    }
+
+    #[test]
+    fn a_ranking_that_misses_a_unit_is_refused() {
+        order().check(&example()).unwrap();
+        let refusal = |change: fn(&mut BlockOrder)| {
+            let mut broken = order();
+            change(&mut broken.blocks[1]);
+            broken.check(&example()).unwrap_err().to_string()
+        };
+        let attention = "block 1, attention: the ranking does not name each unit once";
+        assert_eq!(refusal(|block| block.attention.as_mut().unwrap().groups = vec![9, 0]), attention);
+        assert_eq!(refusal(|block| block.attention.as_mut().unwrap().heads[1] = vec![2]), attention);
+        assert!(refusal(|block| block.mlp.as_mut().unwrap()[3] = 4).starts_with("block 1, mlp"));
+        assert!(UnitOrder { blocks: Vec::new() }.check(&example()).is_err());
     }
 
     #[test]

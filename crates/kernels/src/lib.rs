@@ -28,7 +28,7 @@ pub use loss::{HeadGradients, cross_entropy, token_losses};
 pub use moments::Moments;
 pub use norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};
 pub use rope::{Rope, Turn};
-pub use stats::{abs_product_sum, column_square_sums, first_not_finite, row_abs_sums, square_sum};
+pub use stats::{abs_product_sum, column_square_sums, row_abs_sums, square_sum};
 
 /// Why an operation could not run.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,9 @@ use crate::{KernelError, Result};
 /// Values swept as one piece; fixed, so that the sum's order is.
 const PIECE: usize = 16 * 1024;
 
+/// A spread below this share of the squares is rounding: the series does not vary.
+const ROUNDING: f64 = 1e-12;
+
 /// `n, Σx, Σx², Σy, Σy², Σxy`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Moments {
@@ -94,20 +97,27 @@ impl Moments {
         }
     }
 
-    /// Pearson's correlation; 0 where a series does not vary.
+    /// Pearson's correlation; 0 where a series does not vary, NaN where one holds a value that is not finite.
     pub fn pearson(&self) -> f64 {
-        let spread = |square: f64, sum: f64| (square - sum * sum / self.n).max(0.0);
+        let spread = |square: f64, sum: f64| {
+            let spread = square - sum * sum / self.n;
+            if spread <= ROUNDING * square { 0.0 } else { spread }
+        };
         ratio(self.xy - self.x * self.y / self.n, spread(self.xx, self.x) * spread(self.yy, self.y))
     }
 
-    /// Cosine of the angle between the series; 0 where one is zero.
+    /// Cosine of the angle between the series; 0 where one is zero, NaN where one holds a value that is not finite.
     pub fn cosine(&self) -> f64 {
         ratio(self.xy, self.xx * self.yy)
     }
 }
 
 fn ratio(product: f64, squares: f64) -> f64 {
-    if squares > 0.0 { (product / squares.sqrt()).clamp(-1.0, 1.0) } else { 0.0 }
+    match squares {
+        0.0 => 0.0 * product, // NaN stays NaN
+        _ if squares.is_finite() => (product / squares.sqrt()).clamp(-1.0, 1.0),
+        _ => f64::NAN,
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +152,17 @@ mod tests {
         let halves = Moments::of(&x[..PIECE], &y[..PIECE]).plus(Moments::of(&x[PIECE..], &y[PIECE..]));
         assert!((halves.xy - Moments::of(&x, &y).xy).abs() < 1e-9);
         assert_eq!(Moments::of(&x, &vec![1.0; 50_000]).pearson(), 0.0);
+        let tenths = vec![0.1; 50_000]; // no exact sum
+        assert_eq!(Moments::of(&x, &tenths).pearson(), 0.0);
         assert_eq!(Moments::default().cosine(), 0.0);
+    }
+
+    #[test]
+    fn what_is_not_finite_has_no_correlation() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            for m in [Moments::of(&[1.0, 2.0], &[bad, 1.0]), Moments::of(&[0.0, 0.0], &[bad, 1.0])] {
+                assert!(m.pearson().is_nan() && m.cosine().is_nan(), "{m:?}");
+            }
+        }
     }
 }

@@ -73,15 +73,6 @@ pub fn abs_product_sum(x: &Tensor, y: &Tensor) -> Result<f64> {
     Ok(pieces.collect::<Vec<_>>().into_iter().sum())
 }
 
-/// The index of the first value that is NaN or infinite.
-///
-/// # Errors
-/// If layout or device do not fit.
-pub fn first_not_finite(x: &Tensor) -> Result<Option<usize>> {
-    let values = Host::of("first_not_finite", x)?;
-    Ok(values.par_iter().position_first(|x| !x.is_finite()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,9 +85,6 @@ mod tests {
         assert_eq!(row_abs_sums(&x).unwrap(), [3.0, 7.0]);
         assert_eq!(square_sum(&x).unwrap(), 30.0);
         assert_eq!(abs_product_sum(&x, &x.neg().unwrap()).unwrap(), 30.0);
-        assert_eq!(first_not_finite(&x).unwrap(), None);
-        let bad = Tensor::from_slice(&[1.0_f32, f32::INFINITY, f32::NAN], 3, &Device::Cpu).unwrap();
-        assert_eq!(first_not_finite(&bad).unwrap(), Some(1));
         assert!(square_sum(&x.t().unwrap()).is_err());
     }
 }

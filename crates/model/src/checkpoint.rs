@@ -6,13 +6,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::{Dtype, tensor::TensorInfo};
+use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 use taper_arch::ModelSpec;
 use taper_base::Fingerprint;
 
 use crate::parameter::parameters;
-use crate::{ModelError, Place, Result, StoredType, config, header};
+use crate::{ModelError, Parameter, Place, Result, StoredType, config, header};
 
 /// Configurations and indices larger than this are not read.
 const MOST_JSON: u64 = 64 << 20;
@@ -55,8 +55,7 @@ impl Checkpoint {
         let (index, files) = weight_files(dir)?;
         let shards = files.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
         let tensors = collect(&spec, &index, &shards)?;
-        let first = tensors.values().next().map_or(Dtype::F32, |(_, info)| info.dtype);
-        let stored = StoredType::of(first).unwrap_or(StoredType::F32);
+        let stored = common_type(&tensors, &shards);
         spec.dtype_bytes = stored.bytes();
         let shards = shards.into_iter().map(|(shard, _)| shard).collect();
         Ok(Self { dir: dir.to_owned(), config, spec, stored, shards, tensors })
@@ -77,7 +76,7 @@ impl Checkpoint {
         &self.spec
     }
 
-    /// The type of the embedding's weights, which stands for all.
+    /// The type that holds all weights exactly: theirs, or f32 if they are of several.
     pub fn stored_type(&self) -> StoredType {
         self.stored
     }
@@ -192,6 +191,44 @@ fn pickles(dir: &Path) -> Result<String> {
     })
 }
 
+/// The type of all tensors, or f32 if they differ.
+fn common_type(
+    tensors: &BTreeMap<Place, (usize, TensorInfo)>,
+    shards: &[(Shard, Vec<(String, TensorInfo)>)],
+) -> StoredType {
+    let mut all = tensors.iter();
+    let Some((_, (_, first))) = all.next() else { return StoredType::F32 };
+    let Some((place, (shard, other))) = all.find(|(_, (_, info))| info.dtype != first.dtype) else {
+        return StoredType::of(first.dtype).unwrap_or(StoredType::F32);
+    };
+    let path = shards[*shard].0.path.display();
+    tracing::warn!("{path}: tensor `{place}` is {:?}, others {:?}: all count as F32", other.dtype, first.dtype);
+    StoredType::F32
+}
+
+/// A head beside an embedding that is said to be the head too: the same bytes, or another model than the configuration says.
+fn check_tied(
+    tensors: &BTreeMap<Place, (usize, TensorInfo)>,
+    shards: &[(Shard, Vec<(String, TensorInfo)>)],
+    (number, head): (usize, &TensorInfo),
+) -> Result<()> {
+    let bytes = |number: usize, info: &TensorInfo| {
+        let (shard, (from, to)) = (&shards[number].0, info.data_offsets);
+        shard.map.get(shard.data + from..shard.data + to)
+    };
+    let Some((of, embedding)) = tensors.get(&Place::global(Parameter::Embedding)) else { return Ok(()) };
+    let same = embedding.dtype == head.dtype && embedding.shape == head.shape;
+    if same && bytes(*of, embedding) == bytes(number, head) {
+        return Ok(());
+    }
+    Err(ModelError::Tensor {
+        path: shards[number].0.path.clone(),
+        tensor: Place::global(Parameter::Head).to_string(),
+        got: "another than the embedding".to_owned(),
+        want: "the same, for `tie_word_embeddings` is set (set it to false if the head is its own)".to_owned(),
+    })
+}
+
 /// Finds every parameter of `spec`; anything else must be known to be superfluous.
 fn collect(
     spec: &ModelSpec,
@@ -224,8 +261,11 @@ fn collect(
         }
         tensors.insert(place, (number, info.clone()));
     }
-    let superfluous =
-        |name: &str| name.ends_with("rotary_emb.inv_freq") || (name == "lm_head.weight" && spec.tied_head);
+    let head = Place::global(Parameter::Head).to_string();
+    if let Some(head) = found.remove(head.as_str()) {
+        check_tied(&tensors, shards, head)?; // an untied one has been taken
+    }
+    let superfluous = |name: &str| name.ends_with("rotary_emb.inv_freq");
     match found.into_iter().find(|(name, _)| !superfluous(name)) {
         Some((name, (number, _))) => {
             Err(ModelError::UnexpectedTensor { path: shards[number].0.path.clone(), tensor: name.to_owned() })

@@ -22,8 +22,9 @@ enum Windows {
     Never,
     /// All, as `sliding_window` says; of this size if the key is not there.
     All(usize),
-    /// With `use_sliding_window`: those that `layer_types` names, else those from `max_window_layers` on.
-    ByLayer,
+    /// With `use_sliding_window`: those that `layer_types` names, else those from `max_window_layers` on; of this size if
+    /// `sliding_window` is not there.
+    ByLayer(usize),
 }
 
 /// What one family's configuration leaves open. Defaults are those of transformers 5.23.
@@ -39,6 +40,8 @@ struct Descriptor {
     default_kv_heads: Option<usize>,
     /// Width of a head if the key is missing; `None`: `hidden_size / num_attention_heads`.
     default_d_head: Option<usize>,
+    /// Context if the key is missing.
+    default_max_tokens: usize,
 }
 
 const DESCRIPTORS: [Descriptor; 4] = [
@@ -51,6 +54,7 @@ const DESCRIPTORS: [Descriptor; 4] = [
         windows: Windows::Never,
         default_kv_heads: None,
         default_d_head: None,
+        default_max_tokens: 2048,
     },
     Descriptor {
         family: Family::Mistral,
@@ -61,6 +65,7 @@ const DESCRIPTORS: [Descriptor; 4] = [
         windows: Windows::All(4096),
         default_kv_heads: Some(8),
         default_d_head: None,
+        default_max_tokens: 4096 * 32,
     },
     Descriptor {
         family: Family::Qwen2,
@@ -68,9 +73,10 @@ const DESCRIPTORS: [Descriptor; 4] = [
         o_bias: Has::Never,
         mlp_bias: Has::Never,
         qk_norm: false,
-        windows: Windows::ByLayer,
+        windows: Windows::ByLayer(4096),
         default_kv_heads: Some(32),
         default_d_head: None,
+        default_max_tokens: 32_768,
     },
     Descriptor {
         family: Family::Qwen3,
@@ -78,9 +84,10 @@ const DESCRIPTORS: [Descriptor; 4] = [
         o_bias: Has::Key("attention_bias"),
         mlp_bias: Has::Never,
         qk_norm: true,
-        windows: Windows::ByLayer,
+        windows: Windows::ByLayer(4096),
         default_kv_heads: Some(32),
         default_d_head: Some(128),
+        default_max_tokens: 32_768,
     },
 ];
 
@@ -113,7 +120,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<ModelSpec> {
         d_model,
         d_head: config.count("head_dim", descriptor.default_d_head.or(d_model.checked_div(heads)))?,
         vocab: config.count("vocab_size", None)?,
-        max_tokens: config.count("max_position_embeddings", Some(2048))?,
+        max_tokens: config.count("max_position_embeddings", Some(descriptor.default_max_tokens))?,
         norm_eps: config.number("rms_norm_eps", Some(1e-6))?,
         rope_theta: config.rope_theta()?,
         rope_scaling: config.rope_scaling()?,
@@ -291,18 +298,33 @@ impl Config<'_> {
     fn window(&self, descriptor: &Descriptor, index: usize) -> Result<Option<usize>> {
         match descriptor.windows {
             Windows::Never => Ok(None),
-            Windows::All(_) if self.keys.get("sliding_window").is_some_and(Value::is_null) => Ok(None),
-            Windows::All(default) => self.count("sliding_window", Some(default)).map(Some),
-            Windows::ByLayer => {
-                if !self.flag("use_sliding_window")? || self.get("sliding_window").is_none() {
+            Windows::All(default) => self.window_size(default),
+            Windows::ByLayer(default) => {
+                if !self.flag("use_sliding_window")? {
                     return Ok(None);
                 }
-                let sliding = match self.get("layer_types").and_then(Value::as_array) {
-                    Some(types) => types.get(index).is_some_and(|kind| kind == "sliding_attention"),
+                let sliding = match self.get("layer_types") {
+                    Some(types) => self.is_sliding(types, index)?,
                     None => index >= self.count("max_window_layers", Some(28))?,
                 };
-                Ok(if sliding { Some(self.count("sliding_window", None)?) } else { None })
+                if sliding { self.window_size(default) } else { Ok(None) }
             }
+        }
+    }
+
+    /// Missing means the default, null none.
+    fn window_size(&self, default: usize) -> Result<Option<usize>> {
+        if self.keys.get("sliding_window").is_some_and(Value::is_null) {
+            return Ok(None);
+        }
+        self.count("sliding_window", Some(default)).map(Some)
+    }
+
+    fn is_sliding(&self, types: &Value, index: usize) -> Result<bool> {
+        match types.as_array().and_then(|types| types.get(index)).and_then(Value::as_str) {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => Err(self.mistyped("layer_types", types, "\"full_attention\" or \"sliding_attention\" for each layer")),
         }
     }
 }

@@ -49,6 +49,11 @@ fn families_differ_by_their_row() {
     assert_eq!(window(json!({"model_type": "mistral", "sliding_window": null})), [None; 2]);
     let qwen = json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 16, "max_window_layers": 1});
     assert_eq!(window(qwen.clone()), [None, Some(16)]);
+    let mut unsized_ = with(llama(), qwen.clone());
+    unsized_.as_object_mut().unwrap().remove("sliding_window");
+    assert_eq!(spec(&unsized_).blocks[1].attention.unwrap().window, Some(4096));
+    let short = refusal(with(qwen.clone(), json!({"layer_types": ["sliding_attention"]})));
+    assert!(short.contains("wanted \"full_attention\" or \"sliding_attention\" for each layer"), "{short}");
     let types = with(qwen, json!({"layer_types": ["sliding_attention", "full_attention"]}));
     assert_eq!(window(types), [Some(16), None]);
 }

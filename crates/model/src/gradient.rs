@@ -81,16 +81,6 @@ pub trait Sink {
     fn take(&mut self, place: Place, gradient: Gradient<'_>) -> Result<()>;
 }
 
-/// Takes nothing: the loss alone is wanted.
-#[derive(Debug, Clone, Copy)]
-pub struct NoSink;
-
-impl Sink for NoSink {
-    fn take(&mut self, _: Place, _: Gradient<'_>) -> Result<()> {
-        Ok(())
-    }
-}
-
 /// Forms and sums every gradient. A tied head's goes to the embedding.
 #[derive(Debug, Default)]
 pub struct Gradients {

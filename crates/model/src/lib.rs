@@ -20,7 +20,7 @@ mod save;
 pub use checkpoint::Checkpoint;
 pub use engine::{Batch, Observer, Recompute};
 pub use error::{ModelError, Result};
-pub use gradient::{Gradient, Gradients, NoSink, Sink};
+pub use gradient::{Gradient, Gradients, Sink};
 pub use importance::{Calibration, calibrate};
 pub use model::{Model, rope_frequencies};
 pub use parameter::{Parameter, Place, parameters};

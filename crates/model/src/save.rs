@@ -119,9 +119,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn values(&self) -> Vec<f32> {
-        // f32 on the CPU, checked when the entry was made
-        self.tensor.flatten_all().and_then(|flat| flat.to_vec1()).unwrap_or_default()
+    fn values(&self) -> candle_core::Result<Vec<f32>> {
+        self.tensor.flatten_all()?.to_vec1()
     }
 }
 
@@ -135,7 +134,7 @@ impl View for Entry {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.values().into_iter();
+        let values = self.values().unwrap_or_default().into_iter(); // `entries` has read them once already
         Cow::Owned(match self.stored {
             StoredType::F32 => values.flat_map(f32::to_le_bytes).collect(),
             StoredType::F16 => values.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect(),
@@ -160,7 +159,7 @@ fn entries(model: &Model, dir: &Path, stored: StoredType) -> Result<Vec<(Place, 
             StoredType::F16 => f16::from_f32(x).is_finite(),
             StoredType::BF16 => bf16::from_f32(x).is_finite(),
         };
-        let values = entry.values();
+        let values = entry.values().map_err(candle("save")).map_err(at(place.to_string()))?;
         if let Some(index) = values.iter().position(|x| !fits(*x)) {
             let (path, tensor) = (dir.to_owned(), format!("{place} as {}", stored.name()));
             return Err(ModelError::NotFinite { path, tensor, index, value: values[index] });

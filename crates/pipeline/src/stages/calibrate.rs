@@ -34,6 +34,7 @@ pub(crate) fn calibrate(context: &Context<'_>) -> Result<Calibration, PipelineEr
         write_json(&dir.join("calibration.json"), &found)
     })?;
     let found: Calibration = read_json(&context.run.path(stage.name()).join("calibration.json"))?;
+    found.order.check(context.checkpoint.spec())?;
     context.console.finished(stage, &format!("loss {:.4} nats per token", found.loss), outcome == Outcome::Skipped);
     Ok(found)
 }

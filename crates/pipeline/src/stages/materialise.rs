@@ -66,7 +66,8 @@ fn lock(context: &Context<'_>, architecture: &Architecture) -> Value {
 fn settings(context: &Context<'_>) -> Value {
     let recipe = context.recipe;
     let (data, search) = (&recipe.data, &recipe.search);
-    let files: Vec<_> = data.text.paths.iter().map(|path| path.file_name().map(|name| name.to_string_lossy())).collect();
+    let files: Vec<_> =
+        data.text.paths.iter().map(|path| path.file_name().map(|name| name.to_string_lossy())).collect();
     json!({
         "taper": env!("CARGO_PKG_VERSION"),
         "revision": REVISION,
