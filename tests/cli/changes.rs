@@ -50,7 +50,7 @@ fn a_run_shows_its_stages_and_ends_with_a_table() {
 
         ----- stderr -----
         load         ./model
-        load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, 7ed4452546d9; on the CPU
+        load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, ea4071ef328d; on the CPU
         calibrate    2 x 32 tokens of ./text.txt
         calibrate    done       loss [N] nats per token
         search       evolution by gradient-trace
@@ -87,7 +87,7 @@ fn a_second_run_has_nothing_to_do_and_says_so() {
 
         ----- stderr -----
         load         ./model
-        load         unchanged  llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, 7ed4452546d9; on the CPU
+        load         unchanged  llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, ea4071ef328d; on the CPU
         calibrate    2 x 32 tokens of ./text.txt
         calibrate    unchanged  loss [N] nats per token
         search       evolution by gradient-trace

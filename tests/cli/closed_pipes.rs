@@ -66,5 +66,5 @@ fn a_full_disk_behind_stdout_is_an_error() {
     let output =
         place.taper(&["methods"]).stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(output.stderr.starts_with(b"error: stdout\n"));
+    assert!(output.stderr.starts_with(b"error: stdout cannot be written to\n"));
 }

@@ -84,7 +84,9 @@ fn eval_measures_taper_s_own_checkpoint_as_the_run_did() {
     let again = document(&place.output(&["run", "tiny.yaml", "--json"]));
     assert_ne!(run["eval"], again["eval"]);
     for (row, loss) in again["eval"]["rows"].as_array().unwrap().iter().zip(losses) {
-        assert_eq!(row["measured"]["loss"].as_f64(), Some(loss), "{}", row["name"]);
+        // the run sums the original's units in another order: by rank
+        let off = (row["measured"]["loss"].as_f64().unwrap() / loss - 1.0).abs();
+        assert!(off < 1e-6, "{}: off by {off}", row["name"]);
     }
 }
 

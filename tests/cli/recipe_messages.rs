@@ -110,7 +110,7 @@ fn a_budget_out_of_reach_tells_the_reach() {
 
     ----- stderr -----
     load         ./model
-    load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, 7ed4452546d9; on the CPU
+    load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, ea4071ef328d; on the CPU
     error: tiny.yaml
       cause: no architecture of this search space has parameters between 6997 and 7139: it reaches from 151200 to 713952
       help: set `budget.params` between these limits, or let `space` take away more
@@ -181,7 +181,7 @@ fn text_that_is_not_there_ends_a_run() {
 
     ----- stderr -----
     load         ./model
-    load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, 7ed4452546d9; on the CPU
+    load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, ea4071ef328d; on the CPU
     error: tiny.yaml
       cause: ./texts.txt: cannot be read
       cause: No such file or directory (os error 2)
@@ -198,7 +198,7 @@ fn too_little_text_says_how_much_there_is() {
 
     ----- stderr -----
     load         ./model
-    load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, 7ed4452546d9; on the CPU
+    load         done       llama, 6 blocks, 713.95k parameters, 1.37 MiB on disk, ea4071ef328d; on the CPU
     calibrate    1000 x 32 tokens of ./text.txt
     error: tiny.yaml
       cause: ./text.txt: the calibration split gives 1889 tokens (11 of 17 documents), wanted 32000; add text, raise the split's share or ask for fewer tokens

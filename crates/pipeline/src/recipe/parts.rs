@@ -187,11 +187,11 @@ pub enum WeightType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Device {
-    /// The first GPU if there is one, or else the CPU; says which.
+    /// The CPU, as long as there is no engine for GPUs; says so.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The first GPU, or an error.
+    /// A GPU: an error, as long as there is no engine for them.
     Cuda,
 }
