@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::DataError;
 
-/// Appends the documents of `file`. A byte order mark at the start is no text and goes.
+/// Appends the documents of `file`. A byte order mark at the start is no text and goes. In a file whose lines end with
+/// CRLF, so do those of the separator.
 pub(super) fn read(file: &Path, separator: Option<&str>, into: &mut Vec<String>) -> Result<(), DataError> {
     let bytes = fs::read(file).map_err(DataError::read(file))?;
     let text = String::from_utf8(bytes).map_err(|cause| DataError::Utf8 {
@@ -14,6 +15,9 @@ pub(super) fn read(file: &Path, separator: Option<&str>, into: &mut Vec<String>)
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     match separator {
+        Some(separator) if text.contains("\r\n") && separator.contains('\n') && !text.contains(separator) => {
+            into.extend(text.split(&separator.replace('\n', "\r\n")).map(str::to_owned));
+        }
         Some(separator) => into.extend(text.split(separator).map(str::to_owned)),
         None => into.push(text.to_owned()),
     }
@@ -37,6 +41,12 @@ mod tests {
         let text = b"\xef\xbb\xbfone\n<|endoftext|>\ntwo";
         assert_eq!(documents(text, Some("<|endoftext|>")).unwrap(), ["one\n", "\ntwo"]);
         assert_eq!(documents(text, None).unwrap(), ["one\n<|endoftext|>\ntwo"]);
+    }
+
+    #[test]
+    fn lines_that_end_with_crlf_have_separators_that_do() {
+        assert_eq!(documents(b"one\r\ntwo\r\n\r\nthree\r\n", Some("\n\n")).unwrap(), ["one\r\ntwo", "three\r\n"]);
+        assert_eq!(documents(b"one\r\nx\n\ntwo", Some("\n\n")).unwrap(), ["one\r\nx", "two"]);
     }
 
     #[test]
