@@ -23,5 +23,5 @@ pub use error::{ModelError, Result};
 pub use gradient::{Gradient, Gradients, Sink};
 pub use importance::{Calibration, calibrate};
 pub use model::{Model, rope_frequencies};
-pub use parameter::{Parameter, Place, parameters};
+pub use parameter::{Parameter, Place, parameter_count, parameters};
 pub use save::{StoredType, save};

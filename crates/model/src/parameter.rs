@@ -125,6 +125,11 @@ pub fn parameters(spec: &ModelSpec) -> Vec<(Place, Vec<usize>)> {
     all
 }
 
+/// Number of weights of `spec`, a tied head counted once.
+pub fn parameter_count(spec: &ModelSpec) -> u64 {
+    parameters(spec).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+}
+
 fn block_parameters(spec: &ModelSpec, block: usize) -> Vec<(Parameter, Vec<usize>)> {
     use Parameter as P;
     let (d, block, mut all) = (spec.d_model, spec.blocks[block], Vec::new());

@@ -2,7 +2,7 @@
 
 use taper_arch::{Architecture, ModelSpec, SelectedBlock, select};
 use taper_base::Fingerprint;
-use taper_model::{Batch, Model, ModelError, Recompute, parameters};
+use taper_model::{Batch, Model, ModelError, Recompute, parameter_count, parameters};
 
 use crate::sketch::Sketch;
 use crate::trace::{BaseTrace, Form, TraceSink};
@@ -77,7 +77,7 @@ impl<'a> Base<'a> {
     /// If `kept` does not fit the model, or the pass fails.
     pub fn observe(&self, kept: &[SelectedBlock]) -> Result<Observation, ProxyError> {
         let model = self.model.cut(kept)?;
-        let parameters = parameters(model.spec()).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+        let parameters = parameter_count(model.spec());
         let mut seen = vec![[Seen::default(); 2]; kept.len()];
         let loss = if self.needs.trace.is_some() || self.needs.magnitudes {
             let mut sink = TraceSink::compare(self.form(), &self.trace, kept, self.spec().d_head);

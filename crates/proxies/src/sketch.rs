@@ -97,5 +97,11 @@ mod tests {
         let signs = |index: usize| sketch.signs[index].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(signs(0).iter().all(|sign| sign.abs() == 0.5));
         assert!(signs(0) != signs(1) && signs(0) != signs(4));
+        let of = |block, parameter| Sketch::index(Place::of(block, parameter));
+        assert_eq!((of(0, Parameter::Q), of(0, Parameter::V), of(1, Parameter::K)), (0, 0, 4));
+        assert_eq!(
+            (of(1, Parameter::O), of(1, Parameter::Gate), of(1, Parameter::Up), of(1, Parameter::Down)),
+            (5, 6, 6, 7)
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 use taper_base::{Bytes, Fingerprint, Parameters};
 use taper_hub::LocalModel;
-use taper_model::{Checkpoint, parameters};
+use taper_model::{Checkpoint, parameter_count};
 
 use super::{read_json, write_json};
 use crate::error::io;
@@ -51,7 +51,7 @@ pub(crate) fn load(
         }
     };
     let spec = checkpoint.spec();
-    let count: u64 = parameters(spec).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+    let count = parameter_count(spec);
     let summary = format!(
         "{}, {} blocks, {} parameters, {} on disk, {}; on the CPU",
         spec.family.name(),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use taper_arch::Architecture;
 use taper_base::{Bytes, Parameters};
 use taper_hub::export;
-use taper_model::{Calibration, parameters, save};
+use taper_model::{Calibration, parameter_count, save};
 
 use super::{search, write_json};
 use crate::context::{Context, REVISION};
@@ -29,8 +29,7 @@ pub(crate) fn materialise(context: &Context<'_>, calibration: &Calibration) -> R
     context.console.started(stage, &folder.display().to_string());
     let outcome = context.run.run(&key, |dir| write(context, calibration, dir))?;
     let checkpoint = taper_model::Checkpoint::open(&folder)?;
-    let count: u64 =
-        parameters(checkpoint.spec()).iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
+    let count = parameter_count(checkpoint.spec());
     let summary = format!("{} parameters, {} in {}", Parameters(count), Bytes(checkpoint.bytes()), folder.display());
     context.console.finished(stage, &summary, outcome == Outcome::Skipped);
     Ok(folder)
