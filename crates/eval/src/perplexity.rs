@@ -18,6 +18,9 @@ use crate::EvalError;
 /// Tokens of one forward pass.
 const TOKENS: usize = 4096;
 
+/// Documents tokenized at once.
+const DOCUMENTS: usize = 256;
+
 /// How a text is cut into windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
@@ -44,7 +47,8 @@ pub struct Perplexity {
     pub windows: usize,
 }
 
-/// The ids of each document, encoded as the tokenizer encodes a text; `special` adds what it puts around one (BOS).
+/// The ids of each document in order, up to `most` in all; `special` adds what the tokenizer puts around a text (BOS).
+/// What lies beyond is not tokenized.
 ///
 /// # Errors
 /// If the tokenizer refuses a document.
@@ -52,8 +56,20 @@ pub fn documents_to_ids(
     documents: &[&str],
     tokenizer: &TextTokenizer,
     special: bool,
+    most: usize,
 ) -> Result<Vec<Vec<u32>>, EvalError> {
-    Ok(tokenizer.encode_batch(documents, special)?)
+    let (mut ids, mut left) = (Vec::new(), most);
+    for documents in documents.chunks(DOCUMENTS) {
+        for mut document in tokenizer.encode_batch(documents, special)? {
+            document.truncate(left);
+            left -= document.len();
+            ids.push(document);
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    Ok(ids)
 }
 
 /// Perplexity of `model` on `documents`, `workers` passes at once; the result does not depend on how many.

@@ -19,8 +19,7 @@ fn perplexities_are_those_of_transformers(data: &Path) {
         for key in ["perplexity", "perplexity_wikitext2"] {
             let Some(wanted) = reference.get(key) else { continue };
             let text = std::fs::read_to_string(data.join(wanted["file"].as_str().unwrap())).unwrap();
-            let mut ids = documents_to_ids(&[&text], &tokenizer, false).unwrap();
-            ids[0].truncate(20_480);
+            let ids = documents_to_ids(&[&text], &tokenizer, false, 20_480).unwrap();
             let settings = Settings { window: 256, stride: 256, by_document: false };
             let found = perplexity(&model, &ids, settings, 2, &Silent).unwrap();
             let loss = wanted["nll_per_token"].as_f64().unwrap();

@@ -196,13 +196,7 @@ pub fn eval(request: &EvalRequest, console: &dyn Console) -> Result<EvalReport, 
     let documents = Documents::read(&source)?;
     let tokenizer = TextTokenizer::load(&local.dir)?;
     let texts: Vec<&str> = documents.all().iter().map(String::as_str).collect();
-    let mut ids = documents_to_ids(&texts, &tokenizer, request.special)?;
-    if let Some(mut left) = request.tokens {
-        for document in &mut ids {
-            document.truncate(left);
-            left -= document.len();
-        }
-    }
+    let ids = documents_to_ids(&texts, &tokenizer, request.special, request.tokens.unwrap_or(usize::MAX))?;
     let workers = machine::workers(bytes_per_pass(checkpoint.spec()));
     let measured = perplexity(&Model::load(&checkpoint)?, &ids, settings, workers, console)?;
     finite(measured.perplexity, || format!("the perplexity of {}", request.model))?;

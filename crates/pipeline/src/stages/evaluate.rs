@@ -19,8 +19,6 @@ use crate::error::finite;
 use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage, machine};
 
-/// Documents tokenized at once.
-const DOCUMENTS: usize = 256;
 /// Draws of one random control, at most.
 const DRAWS: u64 = 32;
 
@@ -74,22 +72,6 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// The documents in order, as ids, up to `most` tokens.
-    fn ids(&self, context: &Context<'_>, most: usize) -> Result<Vec<Vec<u32>>, PipelineError> {
-        let (mut ids, mut left) = (Vec::new(), most);
-        for documents in self.chosen(context).chunks(DOCUMENTS) {
-            for mut document in documents_to_ids(documents, context.tokenizer()?, true)? {
-                document.truncate(left);
-                left -= document.len();
-                ids.push(document);
-            }
-            if left == 0 {
-                break;
-            }
-        }
-        Ok(ids)
-    }
-
     fn fingerprint(&self) -> Fingerprint {
         match self {
             Self::Own(documents) => documents.fingerprint(),
@@ -136,7 +118,7 @@ fn rows(
     text: &Text,
 ) -> Result<Vec<Row>, PipelineError> {
     let (recipe, spec) = (context.recipe, context.checkpoint.spec());
-    let ids = text.ids(context, recipe.eval.tokens)?;
+    let ids = documents_to_ids(&text.chosen(context), context.tokenizer()?, true, recipe.eval.tokens)?;
     let workers = machine::workers(bytes_per_pass(spec));
     let measure = |model: &Model| perplexity(model, &ids, recipe.eval.settings(), workers, context.console);
     let row = |name: &str, architecture: &Architecture, measured: Perplexity| -> Result<Row, PipelineError> {
@@ -156,10 +138,9 @@ fn rows(
         Err(ArchError::Infeasible { .. }) => None,
         Err(cause) => return Err(cause.into()),
     };
-    let exported = |folder: &Path| Ok::<_, PipelineError>(Model::load(&Checkpoint::open(folder)?)?);
     let mut rows = vec![
         row("original", &whole, measure(&sorted)?)?,
-        row("pruned", &search::best(context)?, measure(&exported(pruned)?)?)?,
+        row("pruned", &search::best(context)?, measure(&Model::load(&Checkpoint::open(pruned)?)?)?)?,
     ];
     if let Some(uniform) = uniform {
         rows.push(row("uniform", &uniform, measure(&cut(&uniform)?)?)?);

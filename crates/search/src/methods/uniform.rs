@@ -5,7 +5,6 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use taper_arch::budget::Counted;
 use taper_arch::{ArchError, Architecture, AttentionGenes, BlockGenes, MlpGenes, Workload, cost};
 use taper_base::registry::Entry;
 
@@ -49,10 +48,6 @@ fn inside(problem: &Problem) -> Result<Vec<Architecture>, SearchError> {
         let reason = "differ in this model already, so no uniform architecture can be made of it".to_owned();
         return Err(ArchError::Mismatch { place: place(), reason }.into());
     }
-    let counted = |arch: &Architecture| -> Result<u64, ArchError> {
-        let costs = cost(spec, arch, Workload::default())?;
-        Ok(if range.counted == Counted::Total { costs.parameters.0 } else { costs.non_embedding.0 })
-    };
     let (mut found, mut reached) = (Vec::new(), Vec::new());
     for heads_per_group in space.head_choices(spec, 0) {
         for groups in space.group_choices(spec, 0) {
@@ -61,20 +56,18 @@ fn inside(problem: &Problem) -> Result<Vec<Architecture>, SearchError> {
                 let block = BlockGenes { attention: Some(attention), mlp: Some(MlpGenes { channels, bits: None }) };
                 let blocks = vec![block; spec.blocks.len()];
                 let arch = Architecture { blocks, ..Architecture::whole(spec) };
-                let count = counted(&arch)?;
+                let costs = cost(spec, &arch, Workload::default())?;
+                let count = range.counted.of(&costs);
                 reached.push(count);
-                if (range.least..=range.most).contains(&count) {
+                if range.holds(&costs) {
                     found.push((count, arch));
                 }
             }
         }
     }
     if found.is_empty() {
-        let nearest = |better: fn(&u64, u64) -> bool, end: u64| {
-            reached.iter().copied().filter(|c| better(c, end)).collect::<Vec<_>>()
-        };
-        let below = nearest(|count, end| *count < end, range.least).into_iter().max();
-        let above = nearest(|count, end| *count > end, range.most).into_iter().min();
+        let below = reached.iter().copied().filter(|count| *count < range.least).max();
+        let above = reached.iter().copied().filter(|count| *count > range.most).min();
         let show = |count: Option<u64>| count.map_or("none".to_owned(), |count| count.to_string());
         let reason = format!(
             "no uniform architecture has {} to {} parameters; the nearest have {} and {}: raise the tolerance or lower `channels_multiple`",
@@ -117,6 +110,7 @@ mod tests {
     use super::*;
     use crate::{Importance, build};
     use serde_json::json;
+    use taper_arch::budget::Counted;
     use taper_arch::spec::example;
     use taper_arch::{BudgetRange, SearchSpace};
 
