@@ -7,6 +7,7 @@
 //! All tensors are `f32`, contiguous unless a function says otherwise. Reductions run over fixed pieces in a fixed
 //! order, so results do not depend on the number of threads.
 
+mod accumulate;
 mod activation;
 mod attention;
 mod exp;
@@ -17,13 +18,15 @@ mod matrix;
 mod moments;
 mod norm;
 mod rope;
+mod simd;
 mod stats;
 
 use candle_core::Device;
 
+pub use accumulate::accumulate;
 pub use activation::{swiglu, swiglu_backward};
 pub use attention::{Attended, Heads, attention, attention_backward};
-pub use linear::{column_sums, from_units, into_units, unit_gradient};
+pub use linear::{add_unit_gradient, column_sums, from_units, into_units, unit_gradient};
 pub use loss::{HeadGradients, cross_entropy, token_losses};
 pub use moments::Moments;
 pub use norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};

@@ -51,17 +51,19 @@ impl Rope {
             return Err(host::shape(OP, "x", x, want));
         }
         let input = Host::of(OP, x)?;
+        let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
         let mut out = vec![0.0; input.len()];
         out.par_chunks_mut(width).zip(input.par_chunks(width)).enumerate().for_each(|(row, (out, input))| {
             let at = row % tokens * self.half;
             let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
             for (out, input) in out.chunks_mut(d_head).zip(input.chunks(d_head)) {
                 let ((low, high), (x, y)) = (out.split_at_mut(self.half), input.split_at(self.half));
-                for i in 0..self.half {
-                    let sin = if turn == Turn::Forward { sin[i] } else { -sin[i] };
-                    low[i] = x[i] * cos[i] - y[i] * sin;
-                    high[i] = y[i] * cos[i] + x[i] * sin;
-                }
+                let pairs = low.iter_mut().zip(high).zip(x.iter().zip(y)).zip(cos.iter().zip(sin));
+                pairs.for_each(|(((low, high), (x, y)), (cos, sin))| {
+                    let sin = sign * sin;
+                    *low = x * cos - y * sin;
+                    *high = y * cos + x * sin;
+                });
             }
         });
         host::tensor(OP, out, x.dims())

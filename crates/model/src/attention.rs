@@ -51,8 +51,7 @@ impl Attention {
     /// `x` `[tokens, d_model]` is the residual stream, and so is the result.
     pub(crate) fn forward(&self, context: &Context, x: &Tensor) -> Result<(Tensor, AttentionTape)> {
         let tape = self.tape(context, x)?;
-        let y = from_units(tape.units(), &self.o, self.o_bias.as_ref())?;
-        Ok(((x + y).map_err(candle("residual"))?, tape))
+        Ok((from_units(Some(x), &[(tape.units(), &self.o)], self.o_bias.as_ref())?, tape))
     }
 
     /// All but the output projection.
@@ -98,24 +97,20 @@ impl Attention {
             for (parameter, x, weight, d) in [(P::QNorm, q, q_norm, &mut dq), (P::KNorm, k, k_norm, &mut dk)] {
                 let (x, dy) = (split_heads(x, context)?, split_heads(d, context)?); // [tokens * heads, d_head]
                 take(parameter, Gradient::Norm { x: &x, eps: context.eps, dy: &dy })?;
-                let dx = rms_norm_backward(&x, weight, context.eps, &dy)?;
+                let dx = rms_norm_backward(None, &x, weight, context.eps, &dy)?;
                 *d = dx.reshape(d.dims()).map_err(candle("heads"))?;
             }
         }
-        let mut dn: Option<Tensor> = None;
         let matrices = [(P::Q, P::QBias, &self.q, &dq), (P::K, P::KBias, &self.k, &dk), (P::V, P::VBias, &self.v, &dv)];
         for (matrix, bias, weight, units) in matrices {
             take(matrix, Gradient::Matrix { units, other: &tape.normed, weight })?;
             if self.qkv_bias.is_some() {
                 take(bias, Gradient::Bias { dy: units })?;
             }
-            let part = from_units(units, weight, None)?; // [tokens, d_model]
-            dn = Some(dn.map_or(Ok(part.clone()), |sum| sum + part).map_err(candle("sum"))?);
         }
-        let dn = dn.map_or_else(|| g.zeros_like(), Ok).map_err(candle("sum"))?;
+        let dn = from_units(None, &matrices.map(|(_, _, weight, units)| (units, weight)), None)?; // [tokens, d_model]
         take(P::AttentionNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
-        let dx = rms_norm_backward(x, &self.norm, context.eps, &dn)?;
-        (g + dx).map_err(candle("residual"))
+        rms_norm_backward(Some(g), x, &self.norm, context.eps, &dn)
     }
 }
 

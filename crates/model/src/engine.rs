@@ -226,7 +226,7 @@ impl Model {
         let (losses, dy) = cross_entropy(&hidden, head, &targets, &weights, Some(&mut take)).map_err(at("head"))?;
         let gradient = Gradient::Norm { x, eps, dy: &dy };
         sink.take(Place::global(Parameter::FinalNorm), gradient).map_err(at("final norm"))?;
-        let g = rms_norm_backward(x, &self.norm, eps, &dy).map_err(at("final norm"))?;
+        let g = rms_norm_backward(None, x, &self.norm, eps, &dy).map_err(at("final norm"))?;
         Ok((losses.into_iter().zip(counts).filter_map(|(loss, counts)| counts.then_some(loss)).collect(), g))
     }
 

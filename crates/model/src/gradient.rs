@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use taper_kernels::{Result, column_sums, rms_norm_weight_gradient, unit_gradient};
+use taper_kernels::{Result, accumulate, add_unit_gradient, column_sums, rms_norm_weight_gradient, unit_gradient};
 
 use crate::error::candle;
 use crate::{Parameter, Place};
@@ -58,6 +58,17 @@ impl Gradient<'_> {
             Self::Rows { ids, dy, vocab } => scatter(ids, dy, *vocab),
         }
     }
+
+    /// Adds the gradient to `sum`, in place: whoever shares that tensor sees it.
+    ///
+    /// # Errors
+    /// What the operation says.
+    pub fn add_to(&self, sum: &Tensor) -> Result<()> {
+        match self {
+            Self::Matrix { units, other, .. } => add_unit_gradient(sum, units, other),
+            _ => accumulate(sum, &self.form()?),
+        }
+    }
 }
 
 fn scatter(ids: &[u32], dy: &Tensor, vocab: usize) -> Result<Tensor> {
@@ -95,12 +106,12 @@ impl Sink for Gradients {
         if self.tied_head && place.parameter == Parameter::Head {
             place.parameter = Parameter::Embedding;
         }
-        let formed = gradient.form()?;
-        let sum = match self.by_place.get(&place) {
-            Some(before) => before.add(&formed).map_err(candle("sum of gradients"))?,
-            None => formed,
-        };
-        self.by_place.insert(place, sum);
-        Ok(())
+        match self.by_place.get(&place) {
+            Some(sum) => gradient.add_to(sum),
+            None => {
+                self.by_place.insert(place, gradient.form()?);
+                Ok(())
+            }
+        }
     }
 }

@@ -4,7 +4,6 @@ use candle_core::Tensor;
 use taper_kernels::{Result, from_units, into_units, rms_norm, rms_norm_backward, swiglu, swiglu_backward};
 
 use crate::attention::Context;
-use crate::error::candle;
 use crate::model::Mlp;
 use crate::{Gradient, Parameter, Place, Sink};
 
@@ -27,8 +26,7 @@ impl Mlp {
     /// `x` `[tokens, d_model]` is the residual stream, and so is the result.
     pub(crate) fn forward(&self, context: &Context, x: &Tensor) -> Result<(Tensor, MlpTape)> {
         let tape = self.tape(context, x)?;
-        let y = from_units(&tape.h, &self.down, self.down_bias.as_ref())?;
-        Ok(((x + y).map_err(candle("residual"))?, tape))
+        Ok((from_units(Some(x), &[(&tape.h, &self.down)], self.down_bias.as_ref())?, tape))
     }
 
     /// All but the output projection.
@@ -66,9 +64,8 @@ impl Mlp {
                 take(bias, Gradient::Bias { dy: units })?;
             }
         }
-        let dn = (from_units(&dgate, &self.gate, None)? + from_units(&dup, &self.up, None)?).map_err(candle("sum"))?;
+        let dn = from_units(None, &[(&dgate, &self.gate), (&dup, &self.up)], None)?; // [tokens, d_model]
         take(P::MlpNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
-        let dx = rms_norm_backward(x, &self.norm, context.eps, &dn)?;
-        (g + dx).map_err(candle("residual"))
+        rms_norm_backward(Some(g), x, &self.norm, context.eps, &dn)
     }
 }
