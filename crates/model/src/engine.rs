@@ -5,7 +5,7 @@
 //! and, recomputing, the inside of one sub-block; a third more work. Frozen weights: no gradient is formed unless the
 //! [`Sink`] forms it.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use taper_arch::SubBlock;
 use taper_kernels::{Rope, cross_entropy, into_units, rms_norm, rms_norm_backward, token_losses};
 
@@ -105,7 +105,7 @@ impl Model {
             return Err(ModelError::Ids { reason: format!("{id} is outside the vocabulary of {}", self.spec.vocab) });
         }
         let ids = Tensor::from_slice(batch.ids, batch.ids.len(), &Device::Cpu);
-        let rows = ids.and_then(|ids| self.embedding.index_select(&ids, 0)); // [tokens, d_model]
+        let rows = ids.and_then(|ids| self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)); // [tokens, d_model]
         rows.map_err(candle("embedding")).map_err(at("embedding"))
     }
 
