@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use crate::matrix::View;
 use crate::{KernelError, Result};
 
-/// Values widened at once: 2 MiB of f32. Fixed, so that sums have one order.
-const TILE: usize = 512 << 10;
+/// Values of a weight of f16 or bf16 that are widened at once, at most: 2 MiB of f32. Fixed, so that sums have one order.
+pub const TILE: usize = 512 << 10;
 
 /// Read access to a contiguous `f32` tensor in host memory.
 pub(crate) struct Host<'a> {

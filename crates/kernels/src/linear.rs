@@ -121,7 +121,11 @@ fn gradient_shape(op: &'static str, units: &Tensor, other: &Tensor) -> Result<[u
 fn unit_gradient_into(op: &'static str, out: &mut [f32], add: bool, units: &Tensor, other: &Tensor) -> Result<()> {
     let ((tokens, n), (_, d)) = (host::rows(op, "units", units)?, host::rows(op, "other", other)?);
     let (units, other) = (Host::of(op, units)?, Host::of(op, other)?);
-    multiply_wide(Out { values: out, stride: d, add }, View::new(&units, [tokens, n], n).t(), View::new(&other, [tokens, d], d));
+    multiply_wide(
+        Out { values: out, stride: d, add },
+        View::new(&units, [tokens, n], n).t(),
+        View::new(&other, [tokens, d], d),
+    );
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::simd::{most, sum, wide};
 use crate::{KernelError, Result};
 
 /// Logits computed at once, in values: 32 MiB of f32. Fixed by shape alone, so results depend on nothing else.
-const LOGITS: usize = 8 << 20;
+pub const LOGITS: usize = 8 << 20;
 
 /// Receives the head's input and the gradient of its logits, piece by piece: `[tokens, d_model]`, `[tokens, vocab]`.
 pub type HeadGradients<'a> = dyn FnMut(&Tensor, &Tensor) -> Result<()> + 'a;

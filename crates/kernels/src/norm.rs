@@ -44,13 +44,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 ///
 /// # Errors
 /// If shapes, layout or device do not fit.
-pub fn rms_norm_backward(
-    base: Option<&Tensor>,
-    x: &Tensor,
-    weight: &Tensor,
-    eps: f64,
-    dy: &Tensor,
-) -> Result<Tensor> {
+pub fn rms_norm_backward(base: Option<&Tensor>, x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
     const OP: &str = "rms_norm_backward";
     let (_, d) = check(OP, x, weight)?;
     host::same_shape(OP, "dy", dy, x)?;

@@ -85,9 +85,7 @@ pub fn abs_product_sum(w: &Tensor, x: &Tensor) -> Result<f64> {
     let mut total = 0.0;
     weight.tiles(rows, d, |first, tile| {
         let pieces = tile.values().par_chunks(VALUES).zip(x[first * d..].par_chunks(VALUES));
-        let piece = |(w, x): (&[f32], &[f32])| {
-            wide(|| sum(w.len(), |i| (f64::from(w[i]) * f64::from(x[i])).abs()))
-        };
+        let piece = |(w, x): (&[f32], &[f32])| wide(|| sum(w.len(), |i| (f64::from(w[i]) * f64::from(x[i])).abs()));
         total += pieces.map(piece).collect::<Vec<_>>().into_iter().sum::<f64>();
     });
     Ok(total)

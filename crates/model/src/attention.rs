@@ -69,17 +69,18 @@ impl Attention {
             }
             None => (None, q, k),
         };
-        let (q, k) = (context.rope.apply(&q, Turn::Forward)?, context.rope.apply(&k, Turn::Forward)?);
+        [&q, &k].into_iter().try_for_each(|x| context.rope.turn(x, Turn::Forward))?;
         let attended = attention(&q, &k, &v, self.heads(context))?;
         Ok(AttentionTape { normed, unnormed, q, k, v, attended })
     }
 
-    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`.
+    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`. What of the tape is no longer
+    /// needed is let go on the way.
     pub(crate) fn backward(
         &self,
         context: &Context,
         (block, x): (usize, &Tensor),
-        tape: &AttentionTape,
+        tape: AttentionTape,
         g: &Tensor,
         sink: &mut dyn Sink,
     ) -> Result<Tensor> {
@@ -90,10 +91,11 @@ impl Attention {
             take(P::OBias, Gradient::Bias { dy: g })?;
         }
         let dout = into_units(g, &self.o, None)?; // [tokens, n_heads * d_head]
-        let inputs = [&tape.q, &tape.k, &tape.v];
-        let [dq, dk, dv] = attention_backward(inputs, self.heads(context), &tape.attended, &dout)?;
-        let (mut dq, mut dk) = (context.rope.apply(&dq, Turn::Back)?, context.rope.apply(&dk, Turn::Back)?);
-        if let (Some([q_norm, k_norm]), Some([q, k])) = (&self.qk_norm, &tape.unnormed) {
+        let AttentionTape { normed, unnormed, q, k, v, attended } = tape;
+        let [mut dq, mut dk, dv] = attention_backward([&q, &k, &v], self.heads(context), &attended, &dout)?;
+        drop((q, k, v, attended, dout));
+        [&dq, &dk].into_iter().try_for_each(|x| context.rope.turn(x, Turn::Back))?;
+        if let (Some([q_norm, k_norm]), Some([q, k])) = (&self.qk_norm, &unnormed) {
             for (parameter, x, weight, d) in [(P::QNorm, q, q_norm, &mut dq), (P::KNorm, k, k_norm, &mut dk)] {
                 let (x, dy) = (split_heads(x, context)?, split_heads(d, context)?); // [tokens * heads, d_head]
                 take(parameter, Gradient::Norm { x: &x, eps: context.eps, dy: &dy })?;
@@ -103,7 +105,7 @@ impl Attention {
         }
         let matrices = [(P::Q, P::QBias, &self.q, &dq), (P::K, P::KBias, &self.k, &dk), (P::V, P::VBias, &self.v, &dv)];
         for (matrix, bias, weight, units) in matrices {
-            take(matrix, Gradient::Matrix { units, other: &tape.normed, weight })?;
+            take(matrix, Gradient::Matrix { units, other: &normed, weight })?;
             if self.qkv_bias.is_some() {
                 take(bias, Gradient::Bias { dy: units })?;
             }

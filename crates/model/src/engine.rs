@@ -199,7 +199,8 @@ impl Model {
         })?;
         let (losses, mut g) = self.head_backward(batch, &x, weight, sink)?;
         while let Some(step) = steps.pop() {
-            g = self.step_backward(&context, &step, &g, sink).map_err(at(step.place()))?;
+            let place = step.place();
+            g = self.step_backward(&context, step, &g, sink).map_err(at(place))?;
         }
         let rows = Gradient::Rows { ids: batch.ids, dy: &g, vocab: self.spec.vocab };
         sink.take(Place::global(Parameter::Embedding), rows).map_err(at("embedding"))?;
@@ -233,18 +234,19 @@ impl Model {
     fn step_backward(
         &self,
         context: &Context,
-        step: &Step,
+        step: Step,
         g: &Tensor,
         sink: &mut dyn Sink,
     ) -> taper_kernels::Result<Tensor> {
-        let (block, at) = (&self.blocks[step.block], (step.block, &step.input));
-        match (&step.tape, &block.attention, &block.mlp) {
-            (Some(Tape::Attention(tape)), Some(attention), _) => attention.backward(context, at, tape, g, sink),
-            (Some(Tape::Mlp(tape)), _, Some(mlp)) => mlp.backward(context, at, tape, g, sink),
-            (None, Some(attention), _) if step.half == SubBlock::Attention => {
-                attention.backward(context, at, &attention.tape(context, &step.input)?, g, sink)
+        let Step { block: index, half, input, tape } = step;
+        let (block, at) = (&self.blocks[index], (index, &input));
+        match (half, tape, &block.attention, &block.mlp) {
+            (_, Some(Tape::Attention(tape)), Some(attention), _) => attention.backward(context, at, tape, g, sink),
+            (_, Some(Tape::Mlp(tape)), _, Some(mlp)) => mlp.backward(context, at, tape, g, sink),
+            (SubBlock::Attention, None, Some(attention), _) => {
+                attention.backward(context, at, attention.tape(context, &input)?, g, sink)
             }
-            (None, _, Some(mlp)) => mlp.backward(context, at, &mlp.tape(context, &step.input)?, g, sink),
+            (SubBlock::Mlp, None, _, Some(mlp)) => mlp.backward(context, at, mlp.tape(context, &input)?, g, sink),
             _ => Ok(g.clone()), // a step is only made of a half that is there
         }
     }

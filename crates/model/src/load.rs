@@ -117,5 +117,7 @@ fn tensor<T: candle_core::WithDType>(
     if let Some(index) = values.iter().position(|value| !widen(*value).is_finite()) {
         return Err(not_finite(index, widen(values[index])));
     }
-    Tensor::from_vec(values, stored.shape, &Device::Cpu).map_err(candle("load")).map_err(at(stored.path.display().to_string()))
+    Tensor::from_vec(values, stored.shape, &Device::Cpu)
+        .map_err(candle("load"))
+        .map_err(at(stored.path.display().to_string()))
 }

@@ -39,12 +39,13 @@ impl Mlp {
         Ok(MlpTape { normed, gate, up, h })
     }
 
-    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`.
+    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`. What of the tape is no longer
+    /// needed is let go on the way.
     pub(crate) fn backward(
         &self,
         context: &Context,
         (block, x): (usize, &Tensor),
-        tape: &MlpTape,
+        tape: MlpTape,
         g: &Tensor,
         sink: &mut dyn Sink,
     ) -> Result<Tensor> {
@@ -54,12 +55,15 @@ impl Mlp {
         if self.down_bias.is_some() {
             take(P::DownBias, Gradient::Bias { dy: g })?;
         }
+        let MlpTape { normed, gate, up, h } = tape;
+        drop(h);
         let dh = into_units(g, &self.down, None)?; // [tokens, d_ff]
-        let (dgate, dup) = swiglu_backward(&tape.gate, &tape.up, &dh)?;
+        let (dgate, dup) = swiglu_backward(&gate, &up, &dh)?;
+        drop((gate, up, dh));
         for (matrix, bias, weight, units) in
             [(P::Gate, P::GateBias, &self.gate, &dgate), (P::Up, P::UpBias, &self.up, &dup)]
         {
-            take(matrix, Gradient::Matrix { units, other: &tape.normed, weight })?;
+            take(matrix, Gradient::Matrix { units, other: &normed, weight })?;
             if self.gate_up_bias.is_some() {
                 take(bias, Gradient::Bias { dy: units })?;
             }
