@@ -3,7 +3,8 @@
 One dimension at a time is doubled, the others stay. The slope is that of least squares of log seconds over log size; 1 is
 linear. `tokens` are more sequences of one length, so attention grows as all else does; `length` are longer sequences,
 where attention's own products are quadratic, and `width` is d_model and d_ff together, where all weights are: both are
-printed with the slope of their FLOPs, which is what theirs should be.
+printed with the slope of their FLOPs, which is what theirs should be. The vocabulary is small, so that the head, which does not
+grow with blocks, does not hide that all else does.
 """
 
 import math
@@ -13,7 +14,7 @@ from dataclasses import asdict, replace
 
 from bench_common import Program, Shape, Subject, in_turns, spread, table
 
-BASE = Shape(d_model=512, blocks=4, heads=8, d_ff=1408, vocab=4096, sequences=4, length=256)
+BASE = Shape(d_model=512, blocks=4, heads=8, d_ff=1408, vocab=256, sequences=4, length=256)
 QUICK = Shape(d_model=64, blocks=2, heads=2, d_ff=176, vocab=512, sequences=2, length=32)
 SIZES = (1, 2, 4)
 

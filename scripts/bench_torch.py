@@ -61,9 +61,9 @@ class Score:
     def run(self, checkpointing):
         self.model.train()  # without it transformers does not checkpoint; there is no dropout
         if checkpointing:
-            self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.base.activation_checkpointing_enable({"use_reentrant": False})
         else:
-            self.base.gradient_checkpointing_disable()
+            self.base.activation_checkpointing_disable()
         start = time.perf_counter()
         loss, vectors = self.gradients()
         phi = sum(self.kept * pearson(ours, whole) for ours, whole in zip(vectors, self.whole, strict=True))

@@ -9,8 +9,11 @@
 
 mod activation;
 mod attention;
+mod embedding;
 mod exp;
+mod gelu;
 mod host;
+mod layer_norm;
 mod linear;
 mod loss;
 mod matrix;
@@ -23,6 +26,9 @@ use candle_core::Device;
 
 pub use activation::{swiglu, swiglu_backward};
 pub use attention::{Attended, Heads, attention, attention_backward};
+pub use embedding::{gather_rows, scatter_rows};
+pub use gelu::{Gelu, geglu, geglu_backward, gelu, gelu_backward};
+pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_parameter_gradients};
 pub use linear::{column_sums, from_units, into_units, unit_gradient};
 pub use loss::{HeadGradients, cross_entropy, token_losses};
 pub use moments::Moments;

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::host::{self, Host};
 
 /// Rows summed as one piece in the weight gradient; fixed, so that the sum's order is.
-const PIECE: usize = 64;
+pub(crate) const PIECE: usize = 64;
 
 fn inverse_rms(row: &[f32], eps: f64) -> f32 {
     let sum: f32 = lanes(row.iter().map(|x| x * x));
@@ -15,7 +15,7 @@ fn inverse_rms(row: &[f32], eps: f64) -> f32 {
 }
 
 /// Sum in eight interleaved lanes: vector code with a fixed order.
-fn lanes(values: impl Iterator<Item = f32>) -> f32 {
+pub(crate) fn lanes(values: impl Iterator<Item = f32>) -> f32 {
     let mut sums = [0.0_f32; 8];
     for (index, value) in values.enumerate() {
         sums[index % 8] += value;
@@ -79,7 +79,8 @@ pub fn rms_norm_weight_gradient(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Ten
     host::same_shape(OP, "dy", dy, x)?;
     let (_, d) = host::rows(OP, "x", x)?;
     let (input, dy) = (Host::of(OP, x)?, Host::of(OP, dy)?);
-    let pieces = input.par_chunks(PIECE * d).zip(dy.par_chunks(PIECE * d)).map(|(input, dy)| {
+    let piece = PIECE * d.max(1);
+    let pieces = input.par_chunks(piece).zip(dy.par_chunks(piece)).map(|(input, dy)| {
         let mut sum = vec![0.0_f64; d];
         for (row, dy) in input.chunks(d).zip(dy.chunks(d)) {
             let scale = inverse_rms(row, eps);
@@ -96,9 +97,13 @@ pub fn rms_norm_weight_gradient(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Ten
     host::tensor(OP, total.into_iter().map(|x| x as f32).collect(), &[d])
 }
 
-fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
+/// Rows and width of `x`, which are not zero wide and fit the weight.
+pub(crate) fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
     let (rows, d) = host::rows(op, "x", x)?;
-    if weight.dims() == [d] && d > 0 { Ok((rows, d)) } else { Err(host::shape(op, "weight", weight, format!("[{d}]"))) }
+    if d == 0 {
+        return Err(host::shape(op, "x", x, "rows of at least one".to_owned()));
+    }
+    if weight.dims() == [d] { Ok((rows, d)) } else { Err(host::shape(op, "weight", weight, format!("[{d}]"))) }
 }
 
 #[cfg(test)]

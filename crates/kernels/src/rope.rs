@@ -52,7 +52,8 @@ impl Rope {
         }
         let input = Host::of(OP, x)?;
         let mut out = vec![0.0; input.len()];
-        out.par_chunks_mut(width).zip(input.par_chunks(width)).enumerate().for_each(|(row, (out, input))| {
+        let rows = out.par_chunks_mut(width.max(1)).zip(input.par_chunks(width.max(1))).enumerate();
+        rows.for_each(|(row, (out, input))| {
             let at = row % tokens * self.half;
             let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
             for (out, input) in out.chunks_mut(d_head).zip(input.chunks(d_head)) {
