@@ -94,15 +94,16 @@ def row_b(args, threads):
             for library in ("torch", "numpy"):
                 products.append(Subject(f"{library}, {name}", torch, {"product": order | {"library": library}}))
         in_turns([scoring, *products], args.rounds)
-    best = max(products, key=lambda subject: statistics.median(subject.rates()))
-    shares = [rate / peak for rate, peak in zip(scoring.rates(), best.rates(), strict=True)]
+    peaks = {subject.name: statistics.median(subject.rates()) for subject in products}
+    best = max(peaks, key=peaks.get)
+    shares = [rate / peaks[best] for rate in scoring.rates()]
     print(f"\n### b: GFLOP/s while scoring, as a share of the best sgemm\n\n{shape}, f32, {threads} thread(s)\n")
     lines = [[subject.name, spread(subject.rates())] for subject in (scoring, *products)]
     print(table(["", "GFLOP/s"], lines))
-    print(f"\nbest sgemm: {best.name}; scoring reaches {spread(shares)} of it", flush=True)
+    print(f"\nbest sgemm: {best}; scoring reaches {spread(shares)} of it", flush=True)
     runs = {subject.name: [asdict(run) for run in subject.runs] for subject in (scoring, *products)}
     share = statistics.median(shares)
-    return {"row": "b", "shape": asdict(shape), "threads": threads, "best": best.name, "share": share, "runs": runs}
+    return {"row": "b", "shape": asdict(shape), "threads": threads, "best": best, "share": share, "runs": runs}
 
 
 def row_c(args, threads, shape):
