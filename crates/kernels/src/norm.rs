@@ -8,7 +8,7 @@ use crate::host::{self, Host};
 use crate::simd::{sum, wide};
 
 /// Rows summed as one piece in the weight gradient; fixed, so that the sum's order is.
-const PIECE: usize = 64;
+pub(crate) const PIECE: usize = 64;
 
 #[inline(always)]
 fn inverse_rms(row: &[f32], eps: f64) -> f32 {
@@ -82,7 +82,8 @@ pub fn rms_norm_weight_gradient(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Ten
     host::same_shape(OP, "dy", dy, x)?;
     let (_, d) = host::rows(OP, "x", x)?;
     let (input, dy) = (Host::of(OP, x)?, Host::of(OP, dy)?);
-    let pieces = input.par_chunks(PIECE * d).zip(dy.par_chunks(PIECE * d)).map(|(input, dy)| {
+    let piece = PIECE * d.max(1);
+    let pieces = input.par_chunks(piece).zip(dy.par_chunks(piece)).map(|(input, dy)| {
         let mut sum = vec![0.0_f64; d];
         wide(|| {
             for (row, dy) in input.chunks(d).zip(dy.chunks(d)) {
@@ -101,9 +102,13 @@ pub fn rms_norm_weight_gradient(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Ten
     host::tensor(OP, total.into_iter().map(|x| x as f32).collect(), &[d])
 }
 
-fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
+/// Rows and width of `x`, which are not zero wide and fit the weight.
+pub(crate) fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
     let (rows, d) = host::rows(op, "x", x)?;
-    if weight.dims() == [d] && d > 0 { Ok((rows, d)) } else { Err(host::shape(op, "weight", weight, format!("[{d}]"))) }
+    if d == 0 {
+        return Err(host::shape(op, "x", x, "rows of at least one".to_owned()));
+    }
+    if weight.dims() == [d] { Ok((rows, d)) } else { Err(host::shape(op, "weight", weight, format!("[{d}]"))) }
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use taper_kernels::{Result, accumulate, add_unit_gradient, column_sums, rms_norm_weight_gradient, unit_gradient};
+use taper_kernels::{
+    Result, accumulate, add_unit_gradient, column_sums, rms_norm_weight_gradient, scatter_rows, unit_gradient,
+};
 
-use crate::error::candle;
 use crate::{Parameter, Place};
 
 /// A parameter's gradient, not yet formed: the sink decides what of it is worth computing.
@@ -55,7 +56,7 @@ impl Gradient<'_> {
             Self::Matrix { units, other, .. } => unit_gradient(units, other),
             Self::Bias { dy } => column_sums(dy),
             Self::Norm { x, eps, dy } => rms_norm_weight_gradient(x, *eps, dy),
-            Self::Rows { ids, dy, vocab } => scatter(ids, dy, *vocab),
+            Self::Rows { ids, dy, vocab } => scatter_rows(ids, dy, *vocab),
         }
     }
 
@@ -69,17 +70,6 @@ impl Gradient<'_> {
             _ => accumulate(sum, &self.form()?),
         }
     }
-}
-
-fn scatter(ids: &[u32], dy: &Tensor, vocab: usize) -> Result<Tensor> {
-    let rows = dy.to_vec2::<f32>().map_err(candle("embedding gradient"))?;
-    let d = dy.dims().last().copied().unwrap_or(0);
-    let mut out = vec![0.0_f32; vocab * d];
-    for (id, row) in ids.iter().zip(&rows) {
-        let start = *id as usize * d;
-        out[start..start + d].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-    }
-    Tensor::from_vec(out, (vocab, d), dy.device()).map_err(candle("embedding gradient"))
 }
 
 /// Takes what the backward pass comes by, in the order of the pass: last block first. A parameter may come more than once
