@@ -56,7 +56,7 @@ pub struct Racing {
 
 impl Default for Racing {
     fn default() -> Self {
-        Self { first: 0.125, growth: 2.0, confidence: 0.95, pilot: 20, verify: false }
+        Self { first: 0.0625, growth: 2.0, confidence: 0.95, pilot: 20, verify: false }
     }
 }
 
