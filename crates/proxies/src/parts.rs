@@ -18,6 +18,9 @@ pub struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     /// One part: all of it.
+    ///
+    /// # Errors
+    /// If the ids are no rows of `length`.
     pub fn whole(ids: &'a [u32], length: usize) -> Result<Self, ProxyError> {
         let sequences = Batch::new(ids, length)?.sequences();
         Ok(Self { ids, length, ends: vec![sequences] })
