@@ -10,5 +10,6 @@ mod documents;
 mod kills;
 mod messages;
 mod mutations;
+mod racing;
 mod recipe_messages;
 mod support;

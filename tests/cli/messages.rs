@@ -172,6 +172,9 @@ fn methods_are_listed_with_their_sources() {
     success: true
     exit_code: 0
     ----- stdout -----
+    fidelity
+      racing             few tokens first, and more for those that may still matter [Maron & Moore 1993; arXiv:1603.06560]
+
     proxy
       gradient-norm      sum of the gradient norms of all sub-blocks [arXiv:2101.08134]
       gradient-trace     correlation of the candidate's gradients with the whole model's, weighted by kept ratios [arXiv:2602.02891]

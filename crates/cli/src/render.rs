@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use comfy_table::{CellAlignment, Table, presets};
 use taper_pipeline::{
-    EvalReport, Evaluation, Finding, Inspection, Method, PipelineError, RecipeError, Row, RunReport, ScoreReport,
+    EvalReport, Evaluation, Finding, Inspection, Method, PipelineError, RecipeError, Row, RunReport, Saved, ScoreReport,
 };
 
 /// The recipe in whose run an error came up: its context.
@@ -65,6 +65,9 @@ pub(crate) fn report(report: &RunReport) -> String {
     if let Some(found) = &report.search {
         let _ = writeln!(text, "best of {} trials, {} {:.4}:", found.trials, found.proxy, found.score);
         let _ = writeln!(text, "  {}\n", found.architecture);
+        if let Some(saved) = &found.fidelity {
+            let _ = writeln!(text, "{}\n", racing(saved));
+        }
     }
     if let Some(eval) = &report.eval {
         let _ = writeln!(text, "{}\n", evaluation(eval));
@@ -75,6 +78,21 @@ pub(crate) fn report(report: &RunReport) -> String {
     match &report.checkpoint {
         Some(folder) => _ = writeln!(text, "checkpoint: {}", folder.display()),
         None => _ = writeln!(text, "results: {}", report.folder.display()),
+    }
+    text
+}
+
+/// What racing saved, and whether it cost the winner.
+fn racing(saved: &Saved) -> String {
+    let dropped: u64 = saved.dropped.iter().sum();
+    let mut text = format!(
+        "racing: {dropped} candidates dropped; {} of {} tokens scored, {:.2} times fewer",
+        saved.tokens, saved.tokens_in_full, saved.times_fewer
+    );
+    match &saved.verified {
+        Some(full) if full.same => text.push_str("\n  the full search finds the same"),
+        Some(full) => _ = write!(text, "\n  the full search finds {:.4}: {}", full.score, full.architecture),
+        None => {}
     }
     text
 }

@@ -31,7 +31,9 @@ pub struct Method {
 pub fn methods() -> Vec<Method> {
     let proxies = taper_proxies::ALL.iter().map(|e| ("proxy", e.name, e.summary, e.source));
     let strategies = taper_search::ALL.iter().map(|e| ("strategy", e.name, e.summary, e.source));
-    proxies.chain(strategies).map(|(family, name, summary, source)| Method { family, name, summary, source }).collect()
+    let fidelities = taper_search::FIDELITIES.iter().map(|e| ("fidelity", e.name, e.summary, e.source));
+    let all = fidelities.chain(proxies).chain(strategies);
+    all.map(|(family, name, summary, source)| Method { family, name, summary, source }).collect()
 }
 
 /// A checkpoint in numbers.

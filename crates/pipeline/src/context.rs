@@ -9,7 +9,7 @@ use taper_base::Fingerprint;
 use taper_data::{Documents, Pack, Split, TextSource, TextTokenizer, Tokens, pack};
 use taper_hub::LocalModel;
 use taper_model::{Calibration, Checkpoint, Model};
-use taper_proxies::{Projection, ProxyError};
+use taper_proxies::{Needs, Projection, ProxyError};
 use taper_search::{Importance, Problem};
 
 use crate::run_dir::RunDir;
@@ -116,6 +116,9 @@ pub(crate) fn range(recipe: &Recipe, spec: &ModelSpec) -> Result<BudgetRange, Pi
         && rank > spec.d_model
     {
         return Err(ProxyError::Rank { rank, most: spec.d_model }.into());
+    }
+    if recipe.search.fidelity.is_some() && proxy.needs() == Needs::default() {
+        return Err(PipelineError::NothingToSave { proxy: recipe.search.proxy.name.clone() });
     }
     let mut rng = taper_base::rng::stream(recipe.seed, "feasible", 0, 0);
     recipe.space.repair(spec, range, &Architecture::whole(spec), &mut rng)?;

@@ -96,6 +96,12 @@ pub enum PipelineError {
         /// Infinite or NaN.
         found: f64,
     },
+    /// Racing by a proxy that costs nothing.
+    #[error("search.fidelity: the proxy `{proxy}` looks at no tokens, so there are none to save")]
+    NothingToSave {
+        /// The proxy.
+        proxy: String,
+    },
     /// No candidate got a score.
     #[error("none of {trials} candidates could be scored")]
     NothingScored {

@@ -30,5 +30,5 @@ pub use run_dir::{Outcome, RunDir, RunDirError};
 pub use score::{CandidateScore, Halves, ScoreReport, ScoreRequest, score};
 pub use stage::StageKey;
 pub use stages::evaluate::{Evaluation, Row};
-pub use stages::search::Found;
+pub use stages::search::{Found, Saved, Verified};
 pub use store::{StoreError, StoredTrial, TrialStore};

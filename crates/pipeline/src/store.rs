@@ -88,6 +88,14 @@ pub enum StoreError {
         /// The architecture's text form.
         architecture: String,
     },
+    /// There is no such trial.
+    #[error("architecture {architecture} has not been scored under {scoring}")]
+    NotThere {
+        /// First digits of the scoring.
+        scoring: String,
+        /// The architecture's text form.
+        architecture: String,
+    },
     /// A value without a JSON form.
     #[error("{}: cannot store the {what} of a trial", path.display())]
     Json {
@@ -105,7 +113,7 @@ pub enum StoreError {
 pub struct StoredTrial {
     /// The trial, with the provenance of its first and only scoring.
     pub trial: Trial,
-    /// Why it could not be scored; then it has no scores.
+    /// Why it could not be scored; then its scores are of parts of the tokens, if there are any.
     pub failure: Option<String>,
     /// How long scoring took.
     pub seconds: f64,
@@ -157,7 +165,7 @@ impl TrialStore {
         self.insert(scoring, trial, None, seconds)
     }
 
-    /// Keeps a trial that could not be scored, and why; its scores are left out.
+    /// Keeps a trial that could not be scored, and why; its scores are those of parts of the tokens, if any.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -169,6 +177,41 @@ impl TrialStore {
         seconds: f64,
     ) -> Result<(), StoreError> {
         self.insert(scoring, trial, Some(reason), seconds)
+    }
+
+    /// Adds scores to a trial that is there, and why it could not be scored further; what it has stays.
+    ///
+    /// # Errors
+    /// [`StoreError::NotThere`] if it is not; [`StoreError::Sql`].
+    pub fn extend(
+        &self,
+        scoring: &Fingerprint,
+        trial: &Trial,
+        failure: Option<&str>,
+        seconds: f64,
+    ) -> Result<(), StoreError> {
+        let print = trial.architecture.fingerprint();
+        let mut connection = self.connection();
+        let mut write = || -> rusqlite::Result<bool> {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let query = "UPDATE trials SET failure = ?3, seconds = seconds + ?4
+                         WHERE scoring = ?1 AND architecture = ?2 RETURNING id";
+            let row = params![scoring.as_str(), print.as_str(), failure, seconds];
+            let id = transaction.query_row(query, row, |row| row.get(0)).optional()?;
+            if let Some(id) = id {
+                put_scores(&transaction, id, trial)?;
+            }
+            transaction.commit()?;
+            Ok(id.is_some())
+        };
+        match write() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError::NotThere {
+                scoring: scoring.short().to_owned(),
+                architecture: trial.architecture.to_string(),
+            }),
+            Err(source) => Err(sql(&self.path, "extend a trial", source)),
+        }
     }
 
     /// All trials under `scoring`, in the order in which they were put.
@@ -220,12 +263,7 @@ impl TrialStore {
             if transaction.prepare_cached(query)?.execute(row)? == 0 {
                 return Ok(false);
             }
-            let id = transaction.last_insert_rowid();
-            for (proxy, score) in trial.scores.iter().filter(|_| failure.is_none()) {
-                let query = "INSERT INTO scores (trial, proxy, bits, value) VALUES (?1, ?2, ?3, ?4)";
-                let row = params![id, proxy, score.to_bits().cast_signed(), score];
-                transaction.prepare_cached(query)?.execute(row)?;
-            }
+            put_scores(&transaction, transaction.last_insert_rowid(), trial)?;
             transaction.commit()?;
             Ok(true)
         };
@@ -257,6 +295,15 @@ impl TrialStore {
         let trial = Trial { architecture, scores, costs, provenance };
         Ok(StoredTrial { trial, failure: columns.failure, seconds: columns.seconds })
     }
+}
+
+fn put_scores(connection: &Connection, id: i64, trial: &Trial) -> rusqlite::Result<()> {
+    for (proxy, score) in &trial.scores {
+        let query = "INSERT INTO scores (trial, proxy, bits, value) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+        let row = params![id, proxy, score.to_bits().cast_signed(), score];
+        connection.prepare_cached(query)?.execute(row)?;
+    }
+    Ok(())
 }
 
 /// A row of `trials` as it stands there.

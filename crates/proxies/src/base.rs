@@ -2,14 +2,14 @@
 
 use taper_arch::{Architecture, ModelSpec, SelectedBlock, select};
 use taper_base::Fingerprint;
-use taper_model::{Batch, Model, ModelError, Recompute, parameter_count, parameters};
+use taper_model::{Model, ModelError, Recompute, parameters};
 
+use crate::parts::Parts;
+use crate::pass::Pass;
 use crate::sketch::Sketch;
 use crate::trace::{BaseTrace, Form, TraceSink};
-use crate::{Needs, Observation, Projection, ProxyError, Seen};
+use crate::{Needs, Observation, Projection, ProxyError};
 
-/// Tokens of one pass; a batch of more is taken in pieces of whole sequences. Fixed, so that sums have one order.
-const TOKENS: usize = 4096;
 /// Activations kept for the backward pass, at most; beyond it they are computed again. Does not change a result.
 const TAPE_BYTES: u64 = 1 << 30;
 
@@ -25,12 +25,12 @@ pub struct Settings {
 /// A whole model, the tokens it is looked at over, and what its candidates are compared with.
 #[derive(Debug)]
 pub struct Base<'a> {
-    model: &'a Model,
-    ids: &'a [u32],
-    length: usize,
-    needs: Needs,
+    pub(crate) model: &'a Model,
+    pub(crate) parts: Parts<'a>,
+    pub(crate) needs: Needs,
     sketch: Option<Sketch>,
-    trace: BaseTrace,
+    /// One for each part.
+    pub(crate) traces: Vec<BaseTrace>,
     loss: Option<f64>,
 }
 
@@ -40,6 +40,14 @@ impl<'a> Base<'a> {
     /// # Errors
     /// If the ids are no batch for the model, or the sketch is none.
     pub fn new(model: &'a Model, ids: &'a [u32], length: usize, settings: Settings) -> Result<Self, ProxyError> {
+        Self::in_parts(model, Parts::whole(ids, length)?, settings)
+    }
+
+    /// [`Self::new`] for candidates that are looked at part by part: the whole model's gradients are kept for each part.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn in_parts(model: &'a Model, parts: Parts<'a>, settings: Settings) -> Result<Self, ProxyError> {
         let (spec, needs) = (model.spec(), settings.needs);
         let sketch = match needs.trace {
             Some(Projection::Rank(rank)) if rank == 0 || rank > spec.d_model => {
@@ -50,12 +58,16 @@ impl<'a> Base<'a> {
         };
         let wrap = |cause| ModelError::Compute { place: "sketch".to_owned(), cause: Box::new(cause) };
         let sketch = sketch.transpose().map_err(wrap)?;
-        let mut base = Self { model, ids, length, needs, sketch, trace: BaseTrace::default(), loss: None };
-        Batch::new(ids, length)?;
+        let traces = (0..parts.count()).map(|_| BaseTrace::default()).collect();
+        let mut base = Self { model, parts, needs, sketch, traces, loss: None };
         if needs.trace.is_some() {
-            let mut sink = TraceSink::keep(Form { magnitudes: false, ..base.form() });
-            let loss = base.pass(model, Some(&mut sink))?;
-            base.trace = sink.into_base();
+            let mut sink = TraceSink::keep(Form { magnitudes: false, ..base.form() }, base.parts.count());
+            let (mut sum, mut loss) = (0.0, 0.0);
+            for part in 0..base.parts.count() {
+                sum += base.losses(model, part, Some(&mut sink))?;
+                loss = sum / base.parts.scored(part);
+            }
+            base.traces = sink.into_base();
             base.loss = Some(loss);
         }
         Ok(base)
@@ -71,26 +83,13 @@ impl<'a> Base<'a> {
         self.loss
     }
 
-    /// What is seen of the model that keeps `kept`.
+    /// What is seen of the model that keeps `kept`, over all tokens.
     ///
     /// # Errors
     /// If `kept` does not fit the model, or the pass fails.
     pub fn observe(&self, kept: &[SelectedBlock]) -> Result<Observation, ProxyError> {
-        let model = self.model.cut(kept)?;
-        let parameters = parameter_count(model.spec());
-        let mut seen = vec![[Seen::default(); 2]; kept.len()];
-        let loss = if self.needs.trace.is_some() || self.needs.magnitudes {
-            let mut sink = TraceSink::compare(self.form(), &self.trace, kept, self.spec().d_head);
-            let loss = self.pass(&model, Some(&mut sink))?;
-            seen = sink.into_seen();
-            Some(loss)
-        } else if self.needs.loss {
-            Some(self.pass(&model, None)?)
-        } else {
-            None
-        };
         let id = Fingerprint::of_bytes(format!("{kept:?}").as_bytes());
-        Ok(Observation { id, parameters, loss, blocks: self.with_ratios(kept, seen) })
+        Pass::new(self, kept, id)?.up_to(self.parts.count() - 1)
     }
 
     /// [`Self::observe`] for an architecture of a model whose units are sorted: its units are prefixes.
@@ -98,14 +97,14 @@ impl<'a> Base<'a> {
     /// # Errors
     /// As [`Self::observe`].
     pub fn observe_prefixes(&self, architecture: &Architecture) -> Result<Observation, ProxyError> {
-        let seen = self.observe(&select::prefixes(self.spec(), architecture)?.blocks)?;
-        Ok(Observation { id: architecture.fingerprint(), ..seen })
+        let kept = select::prefixes(self.spec(), architecture)?.blocks;
+        Pass::new(self, &kept, architecture.fingerprint())?.up_to(self.parts.count() - 1)
     }
 
     /// Memory that one candidate's pass takes at most, about: residual streams, insides of sub-blocks, and the gradients
     /// that wait (for the next piece of the batch, or to be compared).
     pub fn bytes_per_candidate(&self) -> u64 {
-        let (spec, tokens) = (self.spec(), TOKENS.max(self.length).min(self.ids.len()));
+        let (spec, tokens) = (self.spec(), self.parts.most_at_once());
         let blocks = spec.blocks.len().max(1) as u64;
         let streams = 4 * (2 * blocks + 6) * (tokens * spec.d_model) as u64;
         let insides = tape_bytes(spec, tokens);
@@ -121,46 +120,37 @@ impl<'a> Base<'a> {
             .map(|(_, shape)| shape.iter().product::<usize>() / spec.d_model.max(1))
             .sum();
         let gradients = 4 * (units * width) as u64;
-        let waiting = if tokens < self.ids.len() { gradients } else { gradients / blocks };
+        let waiting = if tokens < self.parts.tokens(self.parts.count() - 1) { gradients } else { gradients / blocks };
         streams + insides + waiting
     }
 
-    fn form(&self) -> Form<'_> {
+    pub(crate) fn form(&self) -> Form<'_> {
         Form { trace: self.needs.trace.is_some(), sketch: self.sketch.as_ref(), magnitudes: self.needs.magnitudes }
     }
 
-    /// Mean loss; gradients of it go to the sink.
-    fn pass(&self, model: &Model, mut sink: Option<&mut TraceSink<'_>>) -> Result<f64, ProxyError> {
-        let batch = Batch::new(self.ids, self.length)?;
-        let scored = batch.sequences() * (self.length - 1);
-        let weight = 1.0 / scored.max(1) as f32;
-        let pieces: Vec<Batch<'_>> = batch.pieces(TOKENS).collect();
-        let recompute = recompute(model.spec(), TOKENS.max(self.length).min(self.ids.len()));
+    /// Sum of the losses of the tokens that `part` has more than the one before; gradients go to the sink, as of the mean
+    /// over all parts.
+    pub(crate) fn losses(
+        &self,
+        model: &Model,
+        part: usize,
+        mut sink: Option<&mut TraceSink<'_>>,
+    ) -> Result<f64, ProxyError> {
+        let weight = 1.0 / self.parts.scored(self.parts.count() - 1) as f32;
+        let pieces = self.parts.pieces(part)?;
+        let recompute = recompute(model.spec(), self.parts.most_at_once());
         let mut sum = 0.0;
         for (index, piece) in pieces.iter().enumerate() {
             let losses = match sink.as_deref_mut() {
                 Some(sink) => {
-                    sink.last = index + 1 == pieces.len();
+                    sink.ends = (index + 1 == pieces.len()).then_some(part);
                     model.backward(*piece, weight, recompute, sink)?
                 }
                 None => model.token_losses(*piece)?,
             };
             sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         }
-        Ok(sum / scored.max(1) as f64)
-    }
-
-    fn with_ratios(&self, kept: &[SelectedBlock], seen: Vec<[Seen; 2]>) -> Vec<[Option<Seen>; 2]> {
-        let blocks = kept.iter().zip(seen).zip(&self.spec().blocks).map(|((kept, [attention, mlp]), spec)| {
-            let ratio = |kept: usize, of: Option<usize>| kept as f64 / of.unwrap_or(kept).max(1) as f64;
-            let heads = spec.attention.map(|a| a.n_heads);
-            let channels = spec.mlp.map(|m| m.d_ff);
-            [
-                kept.attention.as_ref().map(|a| Seen { kept: ratio(a.heads.len(), heads), ..attention }),
-                kept.mlp.as_ref().map(|m| Seen { kept: ratio(m.len(), channels), ..mlp }),
-            ]
-        });
-        blocks.collect()
+        Ok(sum)
     }
 }
 

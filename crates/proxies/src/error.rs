@@ -28,6 +28,24 @@ pub enum ProxyError {
         #[source]
         cause: ModelError,
     },
+    /// No nested parts.
+    #[error("parts of {got:?} sequences, wanted rising numbers up to {sequences}")]
+    Parts {
+        /// Sequences of each part.
+        got: Vec<usize>,
+        /// Sequences of the batch.
+        sequences: usize,
+    },
+    /// A part that cannot be looked at, or not any more.
+    #[error("part {part} was asked for, wanted {least} to below {count}")]
+    Part {
+        /// The part asked for, from 0.
+        part: usize,
+        /// The next one.
+        least: usize,
+        /// Parts in all.
+        count: usize,
+    },
     /// A sketch without a dimension.
     #[error("sketch rank is {rank}, wanted 1 to {most}")]
     Rank {

@@ -7,6 +7,8 @@ mod base;
 mod error;
 pub mod methods;
 mod observation;
+mod parts;
+mod pass;
 mod sketch;
 mod trace;
 
@@ -18,6 +20,8 @@ use taper_base::registry::{self, Entry, MethodError};
 pub use base::{Base, Settings};
 pub use error::ProxyError;
 pub use observation::{Observation, Seen};
+pub use parts::Parts;
+pub use pass::Pass;
 
 /// What is to be computed for a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -31,6 +31,28 @@ pub struct Seen {
     pub saliency: Option<f64>,
 }
 
+impl Seen {
+    /// As if all gradients, the candidate's and the whole model's, were `factor` times as large.
+    pub(crate) fn scaled(self, factor: f64) -> Self {
+        let square = factor * factor;
+        let moments = |m: Moments| Moments {
+            n: m.n,
+            x: m.x * factor,
+            xx: m.xx * square,
+            y: m.y * factor,
+            yy: m.yy * square,
+            xy: m.xy * square,
+        };
+        Self {
+            kept: self.kept,
+            trace: self.trace.map(moments),
+            trace_with_removed: self.trace_with_removed.map(moments),
+            gradient_square: self.gradient_square.map(|sum| sum * square),
+            saliency: self.saliency.map(|sum| sum * factor),
+        }
+    }
+}
+
 impl Observation {
     /// All sub-blocks that are kept, in the order of the data.
     pub fn kept(&self) -> impl Iterator<Item = &Seen> {

@@ -55,42 +55,47 @@ impl BaseTrace {
     }
 }
 
-/// Sums the gradients of the pieces of a batch; at the last piece each is handed to `done` and dropped.
+/// Sums the gradients of the pieces of a batch; with the last piece of each part the sums so far are handed to `done`.
 pub(crate) struct TraceSink<'a> {
     form: Form<'a>,
     pending: BTreeMap<Place, Formed>,
     projected: Projected,
-    /// Set before the last piece.
-    pub(crate) last: bool,
+    /// Which part ends with the next piece, if one does.
+    pub(crate) ends: Option<usize>,
     done: Done<'a>,
 }
 
 enum Done<'a> {
-    Keep(BaseTrace),
-    Compare { base: &'a BaseTrace, kept: &'a [SelectedBlock], d_head: usize, seen: Vec<[Seen; 2]> },
+    Keep(Vec<BaseTrace>),
+    Compare { base: &'a [BaseTrace], kept: &'a [SelectedBlock], d_head: usize, seen: Vec<[Seen; 2]> },
 }
 
 impl<'a> TraceSink<'a> {
-    pub(crate) fn keep(form: Form<'a>) -> Self {
-        let done = Done::Keep(BaseTrace::default());
-        Self { form, pending: BTreeMap::new(), projected: Projected::default(), last: false, done }
+    /// Keeps the gradients of each of `parts` parts.
+    pub(crate) fn keep(form: Form<'a>, parts: usize) -> Self {
+        Self::new(form, Done::Keep((0..parts).map(|_| BaseTrace::default()).collect()))
     }
 
-    pub(crate) fn compare(form: Form<'a>, base: &'a BaseTrace, kept: &'a [SelectedBlock], d_head: usize) -> Self {
-        let done = Done::Compare { base, kept, d_head, seen: vec![[Seen::default(); 2]; kept.len()] };
-        Self { form, pending: BTreeMap::new(), projected: Projected::default(), last: false, done }
+    /// Compares with `base`, one for each part.
+    pub(crate) fn compare(form: Form<'a>, base: &'a [BaseTrace], kept: &'a [SelectedBlock], d_head: usize) -> Self {
+        Self::new(form, Done::Compare { base, kept, d_head, seen: vec![[Seen::default(); 2]; kept.len()] })
     }
 
-    pub(crate) fn into_base(self) -> BaseTrace {
+    fn new(form: Form<'a>, done: Done<'a>) -> Self {
+        Self { form, pending: BTreeMap::new(), projected: Projected::default(), ends: None, done }
+    }
+
+    pub(crate) fn into_base(self) -> Vec<BaseTrace> {
         match self.done {
             Done::Keep(base) => base,
-            Done::Compare { .. } => BaseTrace::default(),
+            Done::Compare { .. } => Vec::new(),
         }
     }
 
-    pub(crate) fn into_seen(self) -> Vec<[Seen; 2]> {
-        match self.done {
-            Done::Compare { seen, .. } => seen,
+    /// What the part that has just ended saw.
+    pub(crate) fn take_seen(&mut self) -> Vec<[Seen; 2]> {
+        match &mut self.done {
+            Done::Compare { seen, kept, .. } => std::mem::replace(seen, vec![[Seen::default(); 2]; kept.len()]),
             Done::Keep(_) => Vec::new(),
         }
     }
@@ -108,12 +113,33 @@ impl Sink for TraceSink<'_> {
         if let Some(before) = self.pending.remove(&place) {
             formed = before.plus(formed)?;
         }
-        if !self.last {
-            self.pending.insert(place, formed);
-            return Ok(());
+        if let Some(part) = self.ends {
+            self.hand_over(part, (place, block, half), (&formed, weight))?;
         }
+        if self.ends.is_none_or(|part| part + 1 < self.parts()) {
+            self.pending.insert(place, formed);
+        }
+        Ok(())
+    }
+}
+
+impl TraceSink<'_> {
+    fn parts(&self) -> usize {
+        match &self.done {
+            Done::Keep(base) => base.len(),
+            Done::Compare { base, .. } => base.len(),
+        }
+    }
+
+    /// The sum over all that `part` holds of one matrix's gradient.
+    fn hand_over(
+        &mut self,
+        part: usize,
+        (place, block, half): (Place, usize, SubBlock),
+        (formed, weight): (&Formed, &Tensor),
+    ) -> Result<()> {
         match &mut self.done {
-            Done::Keep(base) => base.put(place, &formed),
+            Done::Keep(base) => base[part].put(place, formed),
             Done::Compare { base, kept, d_head, seen } => {
                 let seen = &mut seen[block][half as usize];
                 if self.form.magnitudes
@@ -122,7 +148,7 @@ impl Sink for TraceSink<'_> {
                     *seen.gradient_square.get_or_insert(0.0) += square_sum(dense)?;
                     *seen.saliency.get_or_insert(0.0) += abs_product_sum(weight, dense)?;
                 }
-                match (self.form.trace, formed.compared(), base.whole(place)) {
+                match (self.form.trace, formed.compared(), base[part].whole(place)) {
                     (true, Some(ours), Some((theirs, whole))) => {
                         let moments = Moments::of_rows(ours, theirs, &rows(&kept[block], place.parameter, *d_head))?;
                         let add = |sum: &mut Option<Moments>, m| *sum = Some(sum.unwrap_or_default().plus(m));

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use taper_arch::{KeptBlock, Selection};
+use taper_base::Fingerprint;
 use taper_model::{Checkpoint, Model};
 use taper_proxies::methods::gradient_trace::GradientTrace;
-use taper_proxies::{Base, Needs, Observation, Projection, Proxy, Settings};
+use taper_proxies::{Base, Needs, Observation, Parts, Pass, Projection, Proxy, Settings};
 
 const NAMES: [&str; 5] = ["llama-bias", "llama-gqa-rope3", "mistral-window", "qwen2-gqa", "qwen3-gqa"];
 const ABSOLUTE: f64 = 1e-5; // rho and loss, as the goldens' provenance says
@@ -113,4 +114,60 @@ fn norms_and_saliencies_are_those_of_pytorch() {
         let total = taper_proxies::build("synaptic-saliency", &Value::Null).unwrap().score(seen).unwrap();
         near(total, wanted["synaptic_saliency"]["total"].as_f64().unwrap());
     });
+}
+
+/// Every number of an observation that a proxy may use.
+fn numbers(seen: &Observation) -> Vec<f64> {
+    let half = |seen: &taper_proxies::Seen| {
+        let both = [seen.trace.unwrap(), seen.trace_with_removed.unwrap()];
+        let moments = both.into_iter().flat_map(|m| [m.n, m.x, m.xx, m.y, m.yy, m.xy]);
+        moments.chain([seen.kept, seen.gradient_square.unwrap(), seen.saliency.unwrap()]).collect::<Vec<_>>()
+    };
+    seen.kept().flat_map(half).chain([seen.loss.unwrap(), seen.parameters as f64]).collect()
+}
+
+#[test]
+fn a_part_is_seen_as_if_there_were_no_more_tokens() {
+    for name in NAMES {
+        let model = Model::load(&Checkpoint::open(&folder(name)).unwrap()).unwrap();
+        let (ids, length) = tokens(name);
+        let ids: Vec<u32> = ids.iter().chain(ids.iter().rev()).copied().collect(); // 4 rows or more
+        let all = ids.len() / length;
+        let ends = [1, all - 1, all];
+        for trace in [Projection::Dense, Projection::Rank(8)] {
+            let settings = Settings { needs: Needs { loss: true, trace: Some(trace), magnitudes: true }, seed: 0 };
+            let parts = Parts::new(&ids, length, &ends).unwrap();
+            let base = Base::in_parts(&model, parts, settings).unwrap();
+            let kept = reference(name)["candidates"][1]["candidate"].clone();
+            let kept =
+                Selection::from_candidate(model.spec(), &serde_json::from_value::<Vec<KeptBlock>>(kept).unwrap());
+            let kept = kept.unwrap().blocks;
+            let id = Fingerprint::of_bytes(b"");
+            let mut pass = Pass::new(&base, &kept, id.clone()).unwrap();
+            for (part, end) in ends.into_iter().enumerate() {
+                let alone = Base::new(&model, &ids[..end * length], length, settings).unwrap().observe(&kept).unwrap();
+                let seen = pass.up_to(part).unwrap();
+                let directly = Pass::new(&base, &kept, id.clone()).unwrap().up_to(part).unwrap();
+                assert_eq!(seen, directly, "{name}: what was looked at in between does not matter");
+                let scale = numbers(&alone).iter().fold(0.0_f64, |most, number| most.max(number.abs()));
+                for (seen, alone) in numbers(&seen).into_iter().zip(numbers(&alone)) {
+                    let near = (seen - alone).abs() <= RELATIVE * alone.abs() + 1e-9 * scale;
+                    assert!(near, "{name}, {end} of {all}: {seen} {alone}");
+                }
+            }
+            let error = pass.up_to(2).unwrap_err().to_string();
+            assert_eq!(error, "part 2 was asked for, wanted 3 to below 3");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_nesting_is_refused() {
+    let ids = [0; 12];
+    for ends in [&[][..], &[0, 3], &[2], &[1, 1, 3], &[2, 1, 3], &[1, 4]] {
+        let error = Parts::new(&ids, 4, ends).unwrap_err().to_string();
+        assert_eq!(error, format!("parts of {ends:?} sequences, wanted rising numbers up to 3"));
+    }
+    assert_eq!(Parts::new(&ids, 4, &[1, 3]).unwrap().tokens(1), 12);
+    assert!(Parts::whole(&ids, 5).is_err());
 }

@@ -8,11 +8,13 @@ mod archive;
 pub mod methods;
 mod parameters;
 mod problem;
+mod racing;
 
 use taper_arch::{ArchError, Architecture, Provenance, SubBlock};
 use taper_base::registry::{self, Entry, MethodError};
 
 pub use problem::{Importance, Problem};
+pub use racing::{Race, Racing, Rule};
 
 /// A candidate and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,7 @@ pub trait Search: Send {
     fn ask(&mut self) -> Result<Vec<Proposal>, SearchError>;
 
     /// Scores (higher is better; `None` could not be scored and is worse than any) of the proposals asked last, in order.
+    /// Scores from [`Self::threshold`] on are exact; one below it may be an estimate.
     ///
     /// # Errors
     /// [`SearchError::Scores`] for another number of scores than of proposals, [`SearchError::Score`] for one that is not
@@ -54,6 +57,10 @@ pub trait Search: Send {
 
     /// Best so far; ties go to the earlier one.
     fn best(&self) -> Option<(&Architecture, f64)>;
+
+    /// What a proposal asked last must score to matter: below it, neither what is asked next nor [`Self::best`] depends on
+    /// its score. None as long as every score matters.
+    fn threshold(&self) -> Option<f64>;
 }
 
 /// All strategies, sorted by name.
@@ -65,6 +72,17 @@ pub const ALL: &[Entry<dyn Strategy>] = &[methods::evolution::ENTRY, methods::ra
 /// [`MethodError`] with the nearest known name, or with what is wrong in `params`.
 pub fn build(name: &str, params: &serde_json::Value) -> Result<Box<dyn Strategy>, MethodError> {
     registry::build("strategy", ALL, name, params)
+}
+
+/// All ways to spend less on candidates that do not matter, sorted by name.
+pub const FIDELITIES: &[Entry<Racing>] = &[racing::ENTRY];
+
+/// Builds the fidelity `name`.
+///
+/// # Errors
+/// As [`build`].
+pub fn fidelity(name: &str, params: &serde_json::Value) -> Result<Racing, MethodError> {
+    registry::build("fidelity", FIDELITIES, name, params).map(|racing| *racing)
 }
 
 /// What a search refuses.

@@ -163,6 +163,64 @@ fn what_cannot_be_scored_is_never_best() {
     }
 }
 
+/// The result and all that is asked for, if scores below the threshold are told as `told(score, threshold)`.
+fn estimated(
+    name: &str,
+    params: &Value,
+    told: fn(f64, f64) -> Option<f64>,
+) -> (Vec<Architecture>, Architecture, usize) {
+    let (objective, mut asked, mut below) = (Objective::new(&problem(9), 9), Vec::new(), 0);
+    let mut search = start(name, params, problem(9));
+    loop {
+        let generation: Vec<Architecture> = search.ask().unwrap().into_iter().map(|p| p.architecture).collect();
+        if generation.is_empty() {
+            return (asked, search.best().unwrap().0.clone(), below);
+        }
+        let threshold = search.threshold();
+        let scores = generation.iter().map(|arch| match (objective.score(arch), threshold) {
+            (score, Some(threshold)) if score < threshold => {
+                below += 1;
+                told(score, threshold)
+            }
+            (score, _) => Some(score),
+        });
+        search.tell(&scores.collect::<Vec<_>>()).unwrap();
+        asked.extend(generation);
+    }
+}
+
+#[test]
+fn what_scores_below_the_threshold_score_does_not_matter() {
+    for (name, params) in both() {
+        let exact = estimated(name, &params, |score, _| Some(score));
+        assert!(exact.2 > 100, "{name}: the case occurs, {} times of 360", exact.2);
+        let tricks: [fn(f64, f64) -> Option<f64>; 3] =
+            [|_, threshold| Some(threshold.next_down()), |score, _| Some(2.0 * score - 1.0), |_, _| None];
+        for told in tricks {
+            assert!(estimated(name, &params, told) == exact, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_threshold_of_evolution_is_its_last_elite_and_in_the_end_the_best() {
+    let mut search = start("evolution", &json!({"population": 4, "elites": 3, "generations": 3}), problem(0));
+    let mut tell = |scores: [Option<f64>; 4]| {
+        search.ask().unwrap();
+        let threshold = search.threshold();
+        search.tell(&scores).unwrap();
+        threshold
+    };
+    assert_eq!(tell([Some(1.0), None, Some(3.0), None]), None);
+    assert_eq!(tell([Some(2.0), Some(0.0), None, Some(1.5)]), None, "two are no three elites");
+    assert_eq!(tell([None; 4]), Some(3.0), "no parents are wanted after the last generation");
+    let mut search = start("evolution", &json!({"population": 4, "elites": 3}), problem(0));
+    search.ask().unwrap();
+    search.tell(&[Some(1.0), Some(4.0), Some(3.0), Some(2.0)]).unwrap();
+    search.ask().unwrap();
+    assert_eq!(search.threshold(), Some(2.0));
+}
+
 #[test]
 fn ties_go_to_the_earlier_one() {
     for (name, params) in both() {

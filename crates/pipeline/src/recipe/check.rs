@@ -16,16 +16,19 @@ pub struct Methods {
     pub check_proxy: fn(&str, &Value) -> Result<(), MethodError>,
     /// Whether a search strategy of this name takes these parameters.
     pub check_strategy: fn(&str, &Value) -> Result<(), MethodError>,
+    /// Whether a fidelity of this name takes these parameters.
+    pub check_fidelity: fn(&str, &Value) -> Result<(), MethodError>,
     /// Whether this build has CUDA.
     pub cuda: bool,
 }
 
 impl Methods {
-    /// The proxies and strategies of this build.
+    /// The methods of this build.
     pub fn of_this_build() -> Self {
         Self {
             check_proxy: |name, params| taper_proxies::build(name, params).map(drop),
             check_strategy: |name, params| taper_search::build(name, params).map(drop),
+            check_fidelity: |name, params| taper_search::fidelity(name, params).map(drop),
             cuda: false,
         }
     }
@@ -51,6 +54,9 @@ pub(super) fn all(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
     space(recipe)?;
     method(&recipe.search.strategy, "strategy", methods.check_strategy)?;
     method(&recipe.search.proxy, "proxy", methods.check_proxy)?;
+    if let Some(fidelity) = &recipe.search.fidelity {
+        method(fidelity, "fidelity", methods.check_fidelity)?;
+    }
     if recipe.device == Device::Cuda && !methods.cuda {
         let reason = "this taper computes on the CPU only; use `cpu` or `auto`";
         return Err(Finding::new(&["device"], reason.to_owned()));

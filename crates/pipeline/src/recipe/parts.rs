@@ -87,6 +87,8 @@ pub struct SearchPart {
     pub strategy: Method,
     /// What scores them: `gradient-trace: {sketch_rank: 64}`.
     pub proxy: Method,
+    /// How to spend less on candidates that do not matter: `racing`. Left out: all are scored on all tokens.
+    pub fidelity: Option<Method>,
     /// Threads that score candidates; left out: one for each core. The result does not depend on it.
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<usize>,
@@ -94,7 +96,7 @@ pub struct SearchPart {
 
 impl Default for SearchPart {
     fn default() -> Self {
-        Self { strategy: Method::new("evolution"), proxy: Method::new("gradient-trace"), threads: None }
+        Self { strategy: Method::new("evolution"), proxy: Method::new("gradient-trace"), fidelity: None, threads: None }
     }
 }
 

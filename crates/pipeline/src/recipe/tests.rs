@@ -33,6 +33,13 @@ struct Trace {
     _sketch_rank: u32,
 }
 
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Racing {
+    #[serde(rename = "first")]
+    _first: f64,
+}
+
 type Table = &'static [Entry<dyn Send>];
 const STRATEGIES: Table = &[
     Entry {
@@ -63,6 +70,13 @@ const PROXIES: Table = &[
     },
 ];
 
+const FIDELITIES: Table = &[Entry {
+    name: "racing",
+    summary: "",
+    source: "",
+    build: |params| Ok(Box::new(registry::params::<Racing>("racing", params)?)),
+}];
+
 fn check(family: &'static str, table: Table, name: &str, params: &Value) -> Result<(), MethodError> {
     registry::build(family, table, name, params).map(drop)
 }
@@ -71,6 +85,7 @@ fn methods() -> Methods {
     Methods {
         check_proxy: |name, params| check("proxy", PROXIES, name, params),
         check_strategy: |name, params| check("strategy", STRATEGIES, name, params),
+        check_fidelity: |name, params| check("fidelity", FIDELITIES, name, params),
         cuda: false,
     }
 }
@@ -112,6 +127,7 @@ space:
 search:
   strategy: {evolution: {population: 12}}
   proxy: loss
+  fidelity: {racing: {first: 0.1}}
   threads: 4
 eval:
   text: /data/test.txt
@@ -152,6 +168,7 @@ fn every_field_is_read() {
     assert_eq!((recipe.budget.params, recipe.budget.tolerance), (Amount::Count(4_500_000_000), 0.03));
     assert_eq!(recipe.search.strategy.params, json!({"population": 12}));
     assert_eq!(recipe.search.proxy, Method::new("loss"));
+    assert_eq!(recipe.search.fidelity.unwrap().params, json!({"first": 0.1}));
     assert_eq!((recipe.eval.stride(), recipe.eval.text.clone()), (128, Some(TextSource::new("/data/test.txt"))));
     assert_eq!((recipe.materialise.dtype, recipe.materialise.shard_size), (WeightType::Bf16, Bytes(500_000_000)));
     assert_eq!((recipe.space.groups, recipe.space.least_width, recipe.device), (Some(true), 0.2, Device::Cpu));

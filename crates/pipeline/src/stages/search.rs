@@ -6,24 +6,26 @@
 //! A killed search is resumed by replay: the strategy asks for the same candidates again, and those in the store are not
 //! scored again. The store is keyed by all that a score depends on, so another strategy or budget finds its trials too.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::time::Instant;
+mod explore;
+mod scorer;
 
 use serde::{Deserialize, Serialize};
-use taper_arch::{Architecture, Costs, Provenance, Trial, Workload, cost};
+use taper_arch::{Architecture, Costs, Provenance, Workload, cost};
 use taper_base::Fingerprint;
-use taper_base::workers::for_each;
 use taper_data::Split;
 use taper_model::Calibration;
-use taper_proxies::{Base, Proxy, ProxyError, Settings};
-use taper_search::{Importance, Problem, Proposal, Search};
+use taper_proxies::{Base, Parts, Settings};
+use taper_search::{Importance, Problem, Racing};
 
+pub use explore::{Saved, Verified};
+
+use self::explore::explore;
+use self::scorer::Scorer;
 use super::{calibrate, read_json, write_json};
 use crate::context::Context;
 use crate::stage::StageKey;
 use crate::store::TrialStore;
-use crate::{Outcome, PipelineError, Stage, machine};
+use crate::{Outcome, PipelineError, Recipe, Stage};
 
 /// The result of a search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,26 +49,37 @@ pub struct Found {
     pub unscored: u64,
     /// Best score after each generation.
     pub best_by_generation: Vec<Option<f64>>,
+    /// What racing saved, if candidates raced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Saved>,
 }
 
 pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
     let (recipe, search) = (context.recipe, &context.recipe.search);
-    Ok(StageKey::new(Stage::Search.name())
+    let key = StageKey::new(Stage::Search.name())
         .with("scoring", &scoring(context)?)
         .with_json("strategy", &search.strategy)?
         .with_json("space", &recipe.space)?
         .with_json("budget", &context.range)?
-        .with_json("seed", &recipe.seed)?)
+        .with_json("seed", &recipe.seed)?;
+    Ok(match &search.fidelity {
+        Some(fidelity) => key.with_json("fidelity", fidelity)?,
+        None => key,
+    })
 }
 
-/// All that the score of an architecture depends on.
+/// All that the score of an architecture depends on. Parts are among it: sums of other parts round otherwise.
 fn scoring(context: &Context<'_>) -> Result<Fingerprint, PipelineError> {
-    let proxy = &context.recipe.search.proxy;
-    Ok(StageKey::new("scoring")
+    let recipe = context.recipe;
+    let key = StageKey::new("scoring")
         .with("calibrate", &calibrate::key(context)?.fingerprint())
-        .with_json("proxy", proxy)?
-        .with_json("seed", &context.recipe.seed)?
-        .fingerprint())
+        .with_json("proxy", &recipe.search.proxy)?
+        .with_json("seed", &recipe.seed)?;
+    let key = match racing(recipe)? {
+        Some(racing) => key.with_json("parts", &sequences(recipe, Some(&racing)))?,
+        None => key,
+    };
+    Ok(key.fingerprint())
 }
 
 pub(crate) fn search(context: &Context<'_>, calibration: &Calibration) -> Result<Found, PipelineError> {
@@ -93,95 +106,63 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let (recipe, methods) = (context.recipe, &context.recipe.search);
     let strategy = taper_search::build(&methods.strategy.name, &methods.strategy.params)?;
     let proxy = taper_proxies::build(&methods.proxy.name, &methods.proxy.params)?;
+    let racing = racing(recipe)?;
     let importance = Importance { blocks: calibration.importance.clone() };
     let spec = context.checkpoint.spec().clone();
     let problem = Problem { spec, space: recipe.space, range: context.range, importance, seed: recipe.seed };
-    let mut search = strategy.start(problem)?;
 
     let (tokens, sorted) = (context.tokens(Split::Validation)?, context.sorted(calibration)?);
     let settings = Settings { needs: proxy.needs(), seed: recipe.seed };
-    let base = Base::new(&sorted, tokens.ids(), tokens.length(), settings)?;
+    let sequences = sequences(recipe, racing.as_ref());
+    let parts = Parts::new(tokens.ids(), tokens.length(), &sequences)?;
+    let base = Base::in_parts(&sorted, parts, settings)?;
     let store = TrialStore::open(&context.run.root().join("trials.db"))?;
-    let scorer = Scorer { context, proxy: &*proxy, base: &base, store: &store, scoring: scoring(context)? };
+    let names = names(&methods.proxy.name, &sequences);
+    let console = context.console;
+    let scorer = Scorer { console, proxy: &*proxy, base: &base, store: &store, scoring: scoring(context)?, names };
 
-    context.console.begin("search", strategy.trials());
-    let mut asked: BTreeMap<Architecture, Provenance> = BTreeMap::new();
-    let (mut unscored, mut history) = (0, Vec::new());
-    loop {
-        let proposals = search.ask()?;
-        if proposals.is_empty() {
-            break;
+    let trials = strategy.trials();
+    let explored = explore(&scorer, strategy.start(problem.clone())?, racing.as_ref(), ("search", trials))?;
+    let (best, score) = explored.best()?;
+    let fidelity = match &racing {
+        Some(racing) if racing.verify => {
+            let full = explore(&scorer, strategy.start(problem)?, None, ("full search", trials))?;
+            Some(explored.saved(&sequences, tokens.length(), Some(&full))?)
         }
-        let scores = scorer.score(&proposals, &*search)?;
-        unscored += scores.iter().filter(|score| score.is_none()).count() as u64;
-        search.tell(&scores)?;
-        asked.extend(proposals.into_iter().map(|proposal| (proposal.architecture, proposal.provenance)));
-        history.push(search.best().map(|(_, score)| score));
-    }
-    context.console.end();
-    let trials = asked.len() as u64;
-    let (best, score) = search.best().ok_or(PipelineError::NothingScored { trials })?;
+        Some(_) => Some(explored.saved(&sequences, tokens.length(), None)?),
+        None => None,
+    };
     let found = Found {
         architecture: best.to_string(),
         score,
         costs: cost(context.checkpoint.spec(), best, Workload::default())?,
-        provenance: asked.get(best).cloned().ok_or(PipelineError::NothingScored { trials })?,
+        provenance: explored.provenance(best)?,
         proxy: methods.proxy.name.clone(),
         strategy: methods.strategy.name.clone(),
-        trials,
-        unscored,
-        best_by_generation: history,
+        trials: explored.asked.len() as u64,
+        unscored: explored.unscored,
+        best_by_generation: explored.history.clone(),
+        fidelity,
     };
     Ok((best.clone(), found))
 }
 
-struct Scorer<'a> {
-    context: &'a Context<'a>,
-    proxy: &'a dyn Proxy,
-    base: &'a Base<'a>,
-    store: &'a TrialStore,
-    scoring: Fingerprint,
+/// The recipe's way to spend less on candidates that do not matter.
+fn racing(recipe: &Recipe) -> Result<Option<Racing>, PipelineError> {
+    let fidelity = recipe.search.fidelity.as_ref();
+    Ok(fidelity.map(|method| taper_search::fidelity(&method.name, &method.params)).transpose()?)
 }
 
-impl Scorer<'_> {
-    /// Scores of a generation in order: from the store, or by a pass each, several at once.
-    fn score(&self, proposals: &[Proposal], search: &dyn Search) -> Result<Vec<Option<f64>>, PipelineError> {
-        let best = Mutex::new(search.best().map(|(_, score)| score));
-        let (console, spec) = (self.context.console, self.context.checkpoint.spec());
-        let (proxy, base, store, scoring, name) =
-            (self.proxy, self.base, self.store, &self.scoring, &self.context.recipe.search.proxy.name);
-        for_each(proposals, machine::workers(base.bytes_per_candidate()), |proposal| {
-            let architecture = &proposal.architecture;
-            let known = store.get(scoring, &architecture.fingerprint())?;
-            let score = match known {
-                Some(known) => known.trial.scores.get(name).copied(),
-                None => {
-                    let start = Instant::now();
-                    let score = score(base, proxy, architecture)?;
-                    let costs = cost(spec, architecture, Workload::default())?;
-                    let scores = score.iter().map(|score| (name.clone(), *score)).collect();
-                    let (architecture, provenance) = (architecture.clone(), proposal.provenance.clone());
-                    let trial = Trial { architecture, scores, costs, provenance };
-                    let seconds = start.elapsed().as_secs_f64();
-                    match score {
-                        Some(_) => store.put(scoring, &trial, seconds)?,
-                        None => store.put_failed(scoring, &trial, "its score is not a number", seconds)?,
-                    }
-                    score
-                }
-            };
-            let mut best = best.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if score.is_some_and(|score| best.is_none_or(|best| score > best)) {
-                *best = score;
-            }
-            console.advance(1, &best.map(|best| format!("best {best:.4}")).unwrap_or_default());
-            Ok(score)
-        })
-    }
+/// Sequences of each part of the batch.
+fn sequences(recipe: &Recipe, racing: Option<&Racing>) -> Vec<usize> {
+    let all = recipe.data.sequences;
+    racing.map_or_else(|| vec![all], |racing| racing.parts(all))
 }
 
-/// `None` if the number that came out is none.
-fn score(base: &Base<'_>, proxy: &dyn Proxy, architecture: &Architecture) -> Result<Option<f64>, ProxyError> {
-    let score = proxy.score(&base.observe_prefixes(architecture)?)?;
-    Ok(score.is_finite().then_some(score))
+/// What scores over each part are called: by the proxy, and by how many sequences if not all.
+fn names(proxy: &str, sequences: &[usize]) -> Vec<String> {
+    let name = |(part, count): (usize, &usize)| {
+        if part + 1 == sequences.len() { proxy.to_owned() } else { format!("{proxy}@{count}") }
+    };
+    sequences.iter().enumerate().map(name).collect()
 }

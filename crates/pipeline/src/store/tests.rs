@@ -71,13 +71,29 @@ fn a_trial_is_stored_once_for_each_scoring() {
 }
 
 #[test]
-fn a_trial_that_could_not_be_scored_keeps_the_reason_and_no_score() {
+fn a_trial_that_could_not_be_scored_keeps_the_reason() {
     let (_dir, _, store) = new();
-    let put = trial("2x2/64", &[("loss", 1.0)]);
+    let put = trial("2x2/64", &[]);
     store.put_failed(&scoring("a"), &put, "loss is not finite", f64::NAN).unwrap();
     let got = store.get(&scoring("a"), &put.architecture.fingerprint()).unwrap().unwrap();
     assert_eq!(got.failure.as_deref(), Some("loss is not finite"));
     assert!(got.trial.scores.is_empty() && got.seconds.is_nan());
+}
+
+#[test]
+fn an_extended_trial_keeps_what_it_had_and_gains_the_rest() {
+    let (_dir, _, store) = new();
+    let (part, more) = (trial("2x2/64", &[("loss@2", 1.0)]), trial("2x2/64", &[("loss@2", 9.0), ("loss", 2.0)]));
+    let error = store.extend(&scoring("a"), &part, None, 1.0).unwrap_err().to_string();
+    assert!(error.starts_with("architecture 2x2/64 has not been scored under "), "{error}");
+    store.put(&scoring("a"), &part, 1.0).unwrap();
+    store.put(&scoring("b"), &part, 1.0).unwrap();
+    store.extend(&scoring("a"), &more, None, 0.5).unwrap();
+    let got = |name| store.get(&scoring(name), &part.architecture.fingerprint()).unwrap().unwrap();
+    assert_eq!(got("a").trial, trial("2x2/64", &[("loss@2", 1.0), ("loss", 2.0)]));
+    assert_eq!((got("a").seconds, got("b").seconds, &got("b").trial), (1.5, 1.0, &part));
+    store.extend(&scoring("b"), &part, Some("not a number"), 0.0).unwrap();
+    assert_eq!((got("b").failure.as_deref(), got("a").failure), (Some("not a number"), None));
 }
 
 #[test]

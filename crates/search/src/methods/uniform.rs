@@ -103,6 +103,10 @@ impl Search for Running {
     fn best(&self) -> Option<(&Architecture, f64)> {
         self.archive.best()
     }
+
+    fn threshold(&self) -> Option<f64> {
+        self.archive.best().map(|(_, score)| score)
+    }
 }
 
 #[cfg(test)]

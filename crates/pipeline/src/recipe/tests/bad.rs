@@ -74,6 +74,8 @@ const ADDED: &[Case] = &[
     ),
     ("search:\n  proxy: {gradient-trace: 3}", 6, "`gradient-trace` takes named parameters"),
     ("search:\n  proxy:\n    loss:\n    random:", 7, "one key names the method, found two: `loss` and `random`"),
+    ("search:\n  fidelity: race", 6, "unknown fidelity `race`; known: racing"),
+    ("search:\n  fidelity:\n    racing: {frist: 0.1}", 7, "racing: unknown field `frist`"),
     ("search:\n  proxy: {}", 6, "expected the name of a method, found nothing"),
     ("search:\n  proxy: 3", 6, "expected the name of a method"),
     ("search:\n  proxy: {loss: {sketch_rank: .inf}}", 6, "not a finite number"),

@@ -221,4 +221,9 @@ impl Search for Running {
     fn best(&self) -> Option<(&Architecture, f64)> {
         self.archive.best()
     }
+
+    fn threshold(&self) -> Option<f64> {
+        let last = self.archive.generation() == self.evolution.generations; // no parents are wanted any more
+        self.archive.nth_best(if last { 1 } else { self.evolution.elites })
+    }
 }
