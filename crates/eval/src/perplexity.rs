@@ -11,7 +11,7 @@ use taper_base::progress::Progress;
 use taper_base::workers::for_each;
 use taper_data::windows::{self, Window};
 use taper_data::{TextTokenizer, Tokens};
-use taper_model::{Batch, Model};
+use taper_model::{Batch, Model, PassMemory};
 
 use crate::EvalError;
 
@@ -106,15 +106,9 @@ pub fn perplexity(
     Ok(summary(&sums, &counts))
 }
 
-/// Memory that one pass takes at most, about: the residual stream, the widest sub-block and a piece of the logits.
-pub fn bytes_per_pass(spec: &ModelSpec) -> u64 {
-    let attention = |heads: usize, kv: usize| (2 * heads + 2 * kv) * spec.d_head;
-    let widest = spec.blocks.iter().map(|block| {
-        let attention = block.attention.map_or(0, |a| attention(a.n_heads, a.n_kv_heads));
-        attention.max(block.mlp.map_or(0, |m| 3 * m.d_ff))
-    });
-    let width = 4 * spec.d_model + widest.max().unwrap_or(0);
-    4 * (TOKENS * width) as u64 + (32 << 20)
+/// Memory that one pass takes at most: windows are fed together up to a fixed number of tokens.
+pub fn bytes_per_pass(spec: &ModelSpec, window: usize) -> u64 {
+    PassMemory::of(spec, window.max(TOKENS)).forward()
 }
 
 fn summary(sums: &[f64], counts: &[f64]) -> Perplexity {

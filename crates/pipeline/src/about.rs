@@ -199,7 +199,7 @@ pub fn eval(request: &EvalRequest, console: &dyn Console) -> Result<EvalReport, 
     let tokenizer = TextTokenizer::load(&local.dir)?;
     let texts: Vec<&str> = documents.all().iter().map(String::as_str).collect();
     let ids = documents_to_ids(&texts, &tokenizer, request.special, request.tokens.unwrap_or(usize::MAX))?;
-    let workers = machine::workers(bytes_per_pass(checkpoint.spec()));
+    let workers = machine::workers(bytes_per_pass(checkpoint.spec(), window));
     let measured = perplexity(&Model::load(&checkpoint)?, &ids, settings, workers, console)?;
     finite(measured.perplexity, || format!("the perplexity of {}", request.model))?;
     let plural = if texts.len() == 1 { "" } else { "s" };

@@ -16,7 +16,7 @@ use crate::run_dir::RunDir;
 use crate::{Console, PipelineError, Recipe};
 
 /// Version of what the stages compute; part of every key. Raise it when a change alters results.
-pub(crate) const REVISION: u32 = 2;
+pub(crate) const REVISION: u32 = 3;
 
 pub(crate) struct Context<'a> {
     pub(crate) recipe: &'a Recipe,

@@ -10,6 +10,7 @@ mod context;
 mod error;
 mod logits;
 mod machine;
+mod memory;
 pub mod recipe;
 mod run;
 pub mod run_dir;
@@ -24,6 +25,7 @@ pub use about::{
 pub use console::{Console, Stage};
 pub use error::PipelineError;
 pub use logits::{LogitsReport, logits};
+pub use memory::MemoryNeed;
 pub use recipe::{Methods, Recipe, RecipeError};
 pub use run::{Checked, RunReport, check, run};
 pub use run_dir::{Outcome, RunDir, RunDirError};

@@ -21,8 +21,13 @@ pub(crate) fn total_bytes() -> u64 {
     system.total_memory()
 }
 
-/// Candidates to score at once: one a thread, fewer if half of the free memory does not hold them, at least one.
+/// Memory that candidates may fill together, in bytes: half of what is free.
+pub(crate) fn memory_to_use() -> u64 {
+    available_bytes() / SHARE
+}
+
+/// Passes to run at once: one a thread, fewer if half of the free memory does not hold them, at least one.
 pub(crate) fn workers(bytes_each: u64) -> usize {
-    let fit = available_bytes() / SHARE / bytes_each.max(1);
+    let fit = memory_to_use() / bytes_each.max(1);
     rayon::current_num_threads().min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
 }

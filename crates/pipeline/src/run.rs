@@ -8,6 +8,7 @@ use taper_data::{DataError, TextSource};
 use taper_model::Checkpoint;
 
 use crate::context::Context;
+use crate::memory::MemoryNeed;
 use crate::run_dir::RunDir;
 use crate::stages::evaluate::{Evaluation, evaluate};
 use crate::stages::search::{Found, search};
@@ -38,6 +39,8 @@ pub struct RunReport {
 pub struct Checked {
     /// Candidates that the search will score at most.
     pub trials: u64,
+    /// Memory that the search takes here, if the model is in a folder.
+    pub memory: Option<MemoryNeed>,
     /// What is no fault of the recipe, but would stop a run on this machine.
     pub notes: Vec<String>,
 }
@@ -49,8 +52,11 @@ pub struct Checked {
 /// If it cannot.
 pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     recipe.model.check()?;
+    let mut memory = None;
     if let Some(folder) = recipe.model.folder() {
-        crate::context::range(recipe, Checkpoint::open(&folder)?.spec())?;
+        let checkpoint = Checkpoint::open(&folder)?;
+        crate::context::range(recipe, checkpoint.spec())?;
+        memory = Some(MemoryNeed::of(recipe, checkpoint.spec())?);
     }
     let mut notes = Vec::new();
     for (key, text) in [("data.text", Some(&recipe.data.text)), ("eval.text", recipe.eval.text.as_ref())] {
@@ -62,7 +68,7 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
         }
     }
     let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
-    Ok(Checked { trials: strategy.trials(), notes })
+    Ok(Checked { trials: strategy.trials(), memory, notes })
 }
 
 /// Runs `recipe` up to and including `last`. What an earlier run has done and nothing has changed since is not done again.

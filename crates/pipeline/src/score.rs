@@ -98,10 +98,11 @@ pub fn score(request: &ScoreRequest<'_>, console: &dyn Console) -> Result<ScoreR
     let selections = selections.collect::<Result<Vec<_>, _>>()?;
     let model = Model::load(&checkpoint)?;
     let needs = Needs { loss: true, magnitudes: true, ..request.trace.needs() };
-    let base = Base::new(&model, tokens.ids(), tokens.length(), Settings { needs, seed: request.seed })?;
+    let settings = Settings { needs, seed: request.seed, memory: machine::memory_to_use() };
+    let base = Base::new(&model, tokens.ids(), tokens.length(), settings)?;
     let whole = base.observe(&Selection::whole(spec).blocks)?;
     console.begin("candidates", selections.len() as u64);
-    let scored = for_each(&selections, machine::workers(base.bytes_per_candidate()), |selection| {
+    let scored = for_each(&selections, base.plan().workers, |selection| {
         let found = report(&request.trace, &base.observe(&selection.blocks)?);
         console.advance(1, "");
         found

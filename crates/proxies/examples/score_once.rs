@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         let done = match serde_json::from_str(&line?)? {
             Order::Score { candidates } => {
-                let settings = Settings { needs: Needs { loss: true, ..proxy.needs() }, seed: 0 };
+                let settings = Settings { needs: Needs { loss: true, ..proxy.needs() }, seed: 0, memory: u64::MAX };
                 let base = match &base {
                     Some(base) => base,
                     None => base.insert(Base::new(&model, &ids, setting.length, settings)?),

@@ -2,16 +2,14 @@
 
 use taper_arch::{Architecture, ModelSpec, SelectedBlock, select};
 use taper_base::Fingerprint;
-use taper_model::{Model, ModelError, Recompute, parameters};
+use taper_model::{Model, ModelError};
 
 use crate::parts::Parts;
 use crate::pass::Pass;
+use crate::plan::Plan;
 use crate::sketch::Sketch;
 use crate::trace::{BaseTrace, Form, TraceSink};
 use crate::{Needs, Observation, Projection, ProxyError};
-
-/// Activations kept for the backward pass, at most; beyond it they are computed again. Does not change a result.
-const TAPE_BYTES: u64 = 1 << 30;
 
 /// What a [`Base`] is made for.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +18,8 @@ pub struct Settings {
     pub needs: Needs,
     /// Seed of the sketch.
     pub seed: u64,
+    /// Bytes that the passes and the whole model's gradients may take together. Does not change a result.
+    pub memory: u64,
 }
 
 /// A whole model, the tokens it is looked at over, and what its candidates are compared with.
@@ -32,6 +32,7 @@ pub struct Base<'a> {
     /// One for each part.
     pub(crate) traces: Vec<BaseTrace>,
     loss: Option<f64>,
+    plan: Plan,
 }
 
 impl<'a> Base<'a> {
@@ -59,7 +60,8 @@ impl<'a> Base<'a> {
         let wrap = |cause| ModelError::Compute { place: "sketch".to_owned(), cause: Box::new(cause) };
         let sketch = sketch.transpose().map_err(wrap)?;
         let traces = (0..parts.count()).map(|_| BaseTrace::default()).collect();
-        let mut base = Self { model, parts, needs, sketch, traces, loss: None };
+        let plan = Plan::new(spec, parts.load(needs), settings.memory, rayon::current_num_threads());
+        let mut base = Self { model, parts, needs, sketch, traces, loss: None, plan };
         if needs.trace.is_some() {
             let mut sink = TraceSink::keep(Form { magnitudes: false, ..base.form() }, base.parts.count());
             let (mut sum, mut loss) = (0.0, 0.0);
@@ -101,27 +103,9 @@ impl<'a> Base<'a> {
         Pass::new(self, &kept, architecture.fingerprint())?.up_to(self.parts.count() - 1)
     }
 
-    /// Memory that one candidate's pass takes at most, about: residual streams, insides of sub-blocks, and the gradients
-    /// that wait (for the next piece of the batch, or to be compared).
-    pub fn bytes_per_candidate(&self) -> u64 {
-        let (spec, tokens) = (self.spec(), self.parts.most_at_once());
-        let blocks = spec.blocks.len().max(1) as u64;
-        let streams = 4 * (2 * blocks + 6) * (tokens * spec.d_model) as u64;
-        let insides = tape_bytes(spec, tokens);
-        let insides = if recompute(spec, tokens) == Recompute::Nothing { insides } else { insides / blocks };
-        let width = match (self.needs.magnitudes, self.needs.trace) {
-            (false, None) => 0,
-            (false, Some(Projection::Rank(rank))) => rank,
-            _ => spec.d_model,
-        };
-        let units: usize = parameters(spec)
-            .iter()
-            .filter(|(place, _)| place.parameter.traced().is_some())
-            .map(|(_, shape)| shape.iter().product::<usize>() / spec.d_model.max(1))
-            .sum();
-        let gradients = 4 * (units * width) as u64;
-        let waiting = if tokens < self.parts.tokens(self.parts.count() - 1) { gradients } else { gradients / blocks };
-        streams + insides + waiting
+    /// How candidates are looked at.
+    pub fn plan(&self) -> Plan {
+        self.plan
     }
 
     pub(crate) fn form(&self) -> Form<'_> {
@@ -138,13 +122,12 @@ impl<'a> Base<'a> {
     ) -> Result<f64, ProxyError> {
         let weight = 1.0 / self.parts.scored(self.parts.count() - 1) as f32;
         let pieces = self.parts.pieces(part)?;
-        let recompute = recompute(model.spec(), self.parts.most_at_once());
         let mut sum = 0.0;
         for (index, piece) in pieces.iter().enumerate() {
             let losses = match sink.as_deref_mut() {
                 Some(sink) => {
                     sink.ends = (index + 1 == pieces.len()).then_some(part);
-                    model.backward(*piece, weight, recompute, sink)?
+                    model.backward(*piece, weight, self.plan.recompute, sink)?
                 }
                 None => model.token_losses(*piece)?,
             };
@@ -152,19 +135,4 @@ impl<'a> Base<'a> {
         }
         Ok(sum)
     }
-}
-
-/// Size of the insides of all sub-blocks for one piece.
-fn tape_bytes(spec: &ModelSpec, tokens: usize) -> u64 {
-    let attention = |heads: usize, kv: usize| spec.d_model + (2 * heads + 2 * kv) * spec.d_head;
-    let inside = |block: &taper_arch::BlockSpec| {
-        block.attention.map_or(0, |a| attention(a.n_heads, a.n_kv_heads))
-            + block.mlp.map_or(0, |m| spec.d_model + 3 * m.d_ff)
-    };
-    4 * tokens as u64 * spec.blocks.iter().map(|block| inside(block) as u64).sum::<u64>()
-}
-
-/// Keeps the insides of sub-blocks while they are small.
-fn recompute(spec: &ModelSpec, tokens: usize) -> Recompute {
-    if tape_bytes(spec, tokens) <= TAPE_BYTES { Recompute::Nothing } else { Recompute::Insides }
 }

@@ -9,6 +9,7 @@ pub mod methods;
 mod observation;
 mod parts;
 mod pass;
+mod plan;
 mod sketch;
 mod trace;
 
@@ -22,6 +23,7 @@ pub use error::ProxyError;
 pub use observation::{Observation, Seen};
 pub use parts::Parts;
 pub use pass::Pass;
+pub use plan::{Load, Plan};
 
 /// What is to be computed for a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,10 +2,11 @@
 
 use taper_model::{Batch, ModelError};
 
-use crate::ProxyError;
+use crate::plan::Load;
+use crate::{Needs, ProxyError};
 
 /// Tokens of one pass; a batch of more is taken in pieces of whole sequences. Fixed, so that sums have one order.
-const TOKENS: usize = 4096;
+pub(crate) const TOKENS: usize = 4096;
 
 /// A batch in nested parts: each is the first so many sequences, the last is all of it.
 #[derive(Debug, Clone)]
@@ -54,12 +55,12 @@ impl<'a> Parts<'a> {
         (self.ends[part] * (self.length - 1)).max(1) as f64
     }
 
-    /// Most tokens of one pass.
-    pub(crate) fn most_at_once(&self) -> usize {
-        TOKENS.max(self.length).min(self.ids.len())
+    /// What a pass over these parts is, to be planned for.
+    pub fn load(&self, needs: Needs) -> Load {
+        Load::new(needs, [self.ids.len() / self.length, self.length], self.count())
     }
 
-    /// What part `part` has more than the one before it, in pieces of at most [`Self::most_at_once`].
+    /// What part `part` has more than the one before it, in pieces.
     pub(crate) fn pieces(&self, part: usize) -> Result<Vec<Batch<'a>>, ModelError> {
         let start = part.checked_sub(1).map_or(0, |before| self.tokens(before));
         let batch = Batch::new(&self.ids[start..self.tokens(part)], self.length)?;

@@ -36,7 +36,7 @@ fn each_candidate(check: impl Fn(&str, &Value, &Observation)) {
         let model = Model::load(&Checkpoint::open(&folder(name)).unwrap()).unwrap();
         let (ids, length) = tokens(name);
         let needs = Needs { loss: true, trace: Some(Projection::Dense), magnitudes: true };
-        let base = Base::new(&model, &ids, length, Settings { needs, seed: 0 }).unwrap();
+        let base = Base::new(&model, &ids, length, Settings { needs, seed: 0, memory: u64::MAX }).unwrap();
         let reference = reference(name);
         let loss = reference["base_loss"].as_f64().unwrap();
         assert!((base.loss().unwrap() - loss).abs() < ABSOLUTE);
@@ -135,7 +135,11 @@ fn a_part_is_seen_as_if_there_were_no_more_tokens() {
         let all = ids.len() / length;
         let ends = [1, all - 1, all];
         for trace in [Projection::Dense, Projection::Rank(8)] {
-            let settings = Settings { needs: Needs { loss: true, trace: Some(trace), magnitudes: true }, seed: 0 };
+            let settings = Settings {
+                needs: Needs { loss: true, trace: Some(trace), magnitudes: true },
+                seed: 0,
+                memory: u64::MAX,
+            };
             let parts = Parts::new(&ids, length, &ends).unwrap();
             let base = Base::in_parts(&model, parts, settings).unwrap();
             let kept = reference(name)["candidates"][1]["candidate"].clone();

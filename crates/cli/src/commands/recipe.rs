@@ -28,12 +28,13 @@ pub(crate) fn check(args: &Args, path: Option<&Path>) -> anyhow::Result<ExitCode
     let recipe = Recipe::read(path, &Methods::of_this_build())?;
     let found = taper_pipeline::check(&recipe).with_context(|| InRecipe(path.to_owned()))?;
     let summary = json!({"recipe": path, "name": recipe.name, "model": recipe.model.to_string(), "trials": found.trials,
-        "proxy": recipe.search.proxy.name, "strategy": recipe.search.strategy.name, "notes": found.notes});
+        "proxy": recipe.search.proxy.name, "strategy": recipe.search.strategy.name, "memory": found.memory, "notes": found.notes});
     print(args, &summary, || {
         let (search, trials) = (&recipe.search, found.trials);
+        let memory = found.memory.map(|memory| format!("\n  memory: {memory}")).unwrap_or_default();
         let notes: String = found.notes.iter().map(|note| format!("\n  note: {note}")).collect();
         format!(
-            "{}: sound. {} from {}, {} by {}, up to {trials} trials{notes}",
+            "{}: sound. {} from {}, {} by {}, up to {trials} trials{memory}{notes}",
             path.display(),
             recipe.name,
             recipe.model,

@@ -119,7 +119,7 @@ fn rows(
 ) -> Result<Vec<Row>, PipelineError> {
     let (recipe, spec) = (context.recipe, context.checkpoint.spec());
     let ids = documents_to_ids(&text.chosen(context), context.tokenizer()?, true, recipe.eval.tokens)?;
-    let workers = machine::workers(bytes_per_pass(spec));
+    let workers = machine::workers(bytes_per_pass(spec, recipe.eval.window));
     let measure = |model: &Model| perplexity(model, &ids, recipe.eval.settings(), workers, context.console);
     let row = |name: &str, architecture: &Architecture, measured: Perplexity| -> Result<Row, PipelineError> {
         finite(measured.perplexity, || format!("the perplexity of the {name} model"))?;

@@ -25,7 +25,7 @@ use super::{calibrate, read_json, write_json};
 use crate::context::Context;
 use crate::stage::StageKey;
 use crate::store::TrialStore;
-use crate::{Outcome, PipelineError, Recipe, Stage};
+use crate::{Outcome, PipelineError, Recipe, Stage, machine};
 
 /// The result of a search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,7 +112,7 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let problem = Problem { spec, space: recipe.space, range: context.range, importance, seed: recipe.seed };
 
     let (tokens, sorted) = (context.tokens(Split::Validation)?, context.sorted(calibration)?);
-    let settings = Settings { needs: proxy.needs(), seed: recipe.seed };
+    let settings = Settings { needs: proxy.needs(), seed: recipe.seed, memory: machine::memory_to_use() };
     let sequences = sequences(recipe, racing.as_ref());
     let parts = Parts::new(tokens.ids(), tokens.length(), &sequences)?;
     let base = Base::in_parts(&sorted, parts, settings)?;
@@ -151,6 +151,11 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
 fn racing(recipe: &Recipe) -> Result<Option<Racing>, PipelineError> {
     let fidelity = recipe.search.fidelity.as_ref();
     Ok(fidelity.map(|method| taper_search::fidelity(&method.name, &method.params)).transpose()?)
+}
+
+/// Sequences of each part of the recipe's batch.
+pub(crate) fn parts(recipe: &Recipe) -> Result<Vec<usize>, PipelineError> {
+    Ok(sequences(recipe, racing(recipe)?.as_ref()))
 }
 
 /// Sequences of each part of the batch.

@@ -10,7 +10,7 @@ use taper_proxies::{Base, Pass, Proxy};
 use taper_search::{Proposal, Rule};
 
 use crate::store::{StoredTrial, TrialStore};
-use crate::{Console, PipelineError, machine};
+use crate::{Console, PipelineError};
 
 /// How far a candidate got.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +65,7 @@ impl Scorer<'_> {
         best: Option<f64>,
     ) -> Result<Vec<Climb>, PipelineError> {
         let best = Mutex::new(best);
-        for_each(proposals, machine::workers(self.base.bytes_per_candidate()), |proposal| {
+        for_each(proposals, self.base.plan().workers, |proposal| {
             let climb = self.one(proposal, rule)?;
             let mut best = best.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if let End::Full(score) = climb.end

@@ -1,0 +1,64 @@
+//! What a search will need, said before it is run.
+
+use std::fmt;
+
+use serde::Serialize;
+use taper_arch::ModelSpec;
+use taper_base::Bytes;
+use taper_model::{Recompute, parameter_count};
+use taper_proxies::{Load, Plan};
+
+use crate::machine;
+use crate::{PipelineError, Recipe};
+
+/// Memory that a search takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryNeed {
+    /// Of the weights.
+    pub weights: u64,
+    /// Of the whole model's gradients.
+    pub base: u64,
+    /// Of one candidate, at most.
+    pub each: u64,
+    /// Candidates at once on this machine.
+    pub workers: usize,
+    /// Whether activations are computed again in the backward pass.
+    pub recompute: bool,
+    /// Free on this machine now.
+    pub free: u64,
+}
+
+impl MemoryNeed {
+    /// Of `recipe` for a model of `spec`, on this machine.
+    pub(crate) fn of(recipe: &Recipe, spec: &ModelSpec) -> Result<Self, PipelineError> {
+        let proxy = taper_proxies::build(&recipe.search.proxy.name, &recipe.search.proxy.params)?;
+        let parts = crate::stages::search::parts(recipe)?;
+        let load = Load::new(proxy.needs(), [recipe.data.sequences, recipe.data.length], parts.len());
+        let threads = recipe.search.threads.unwrap_or_else(rayon::current_num_threads);
+        let weights = parameter_count(spec) * spec.dtype_bytes as u64;
+        let memory = machine::memory_to_use().saturating_sub(weights / 2); // not loaded yet
+        let plan = Plan::new(spec, load, memory, threads);
+        Ok(Self {
+            weights,
+            base: plan.base_bytes,
+            each: plan.bytes_each,
+            workers: plan.workers,
+            recompute: plan.recompute == Recompute::Insides,
+            free: machine::available_bytes(),
+        })
+    }
+
+    fn total(&self) -> u64 {
+        self.weights + self.base + self.workers as u64 * self.each
+    }
+}
+
+impl fmt::Display for MemoryNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { weights, base, each, workers, recompute, free } = *self;
+        let activations = if recompute { "computed again" } else { "kept" };
+        write!(f, "{} of {} free: ", Bytes(self.total()), Bytes(free))?;
+        write!(f, "weights {}, gradients {}, ", Bytes(weights), Bytes(base))?;
+        write!(f, "{workers} at a time with {} each, activations {activations}", Bytes(each))
+    }
+}
