@@ -120,7 +120,8 @@ impl<'a> Base<'a> {
             .map(|(_, shape)| shape.iter().product::<usize>() / spec.d_model.max(1))
             .sum();
         let gradients = 4 * (units * width) as u64;
-        let waiting = if tokens < self.parts.tokens(self.parts.count() - 1) { gradients } else { gradients / blocks };
+        let last = self.parts.count() - 1;
+        let waiting = if last > 0 || tokens < self.parts.tokens(last) { gradients } else { gradients / blocks };
         streams + insides + waiting
     }
 
