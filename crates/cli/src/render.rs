@@ -1,5 +1,7 @@
 //! Pages for people.
 
+pub(crate) mod latency;
+
 use std::fmt::{self, Write};
 use std::path::PathBuf;
 

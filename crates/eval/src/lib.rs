@@ -1,10 +1,12 @@
-//! Evaluation of checkpoints, taper's own or not: perplexity on text.
+//! Evaluation of checkpoints, taper's own or not: perplexity on text, latency on this machine.
 
+pub mod latency;
 pub mod perplexity;
 
 use taper_data::DataError;
 use taper_model::ModelError;
 
+pub use latency::{Latency, Spread, latency};
 pub use perplexity::{Perplexity, Settings, bytes_per_pass, documents_to_ids, perplexity};
 
 /// Why a model could not be evaluated.

@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+mod decode;
 mod exp;
 mod host;
 mod linear;
@@ -23,6 +24,7 @@ use candle_core::Device;
 
 pub use activation::{swiglu, swiglu_backward};
 pub use attention::{Attended, Heads, attention, attention_backward};
+pub use decode::{KvCache, decode_attention};
 pub use linear::{column_sums, from_units, into_units, unit_gradient};
 pub use loss::{HeadGradients, cross_entropy, token_losses};
 pub use moments::Moments;

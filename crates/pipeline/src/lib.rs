@@ -5,6 +5,7 @@
 //! candidate.
 
 mod about;
+mod bench;
 mod console;
 mod context;
 mod error;
@@ -21,6 +22,7 @@ pub mod store;
 pub use about::{
     BlockInspection, EvalReport, EvalRequest, Finding, Inspection, Method, doctor, eval, inspect, methods,
 };
+pub use bench::{BatchReport, BenchReport, BenchRequest, bench};
 pub use console::{Console, Stage};
 pub use error::PipelineError;
 pub use logits::{LogitsReport, logits};
@@ -32,3 +34,4 @@ pub use stage::StageKey;
 pub use stages::evaluate::{Evaluation, Row};
 pub use stages::search::Found;
 pub use store::{StoreError, StoredTrial, TrialStore};
+pub use taper_eval::{Latency, Spread};

@@ -12,7 +12,7 @@ use crate::run_dir::RunDir;
 use crate::stages::evaluate::{Evaluation, evaluate};
 use crate::stages::search::{Found, search};
 use crate::stages::{calibrate::calibrate, load::load, materialise::materialise};
-use crate::{Console, PipelineError, Recipe, Stage};
+use crate::{Console, PipelineError, Recipe, Stage, machine};
 
 /// What a run came to.
 #[derive(Debug, Clone, Serialize)]
@@ -71,9 +71,7 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
 /// Whatever a stage says. What was done until then stays, and the next run goes on from it.
 pub fn run(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunReport, PipelineError> {
     let threads = recipe.search.threads.unwrap_or(0); // 0: all
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|cause| PipelineError::Threads { threads, cause })?;
-    pool.install(|| run_here(recipe, last, console))
+    machine::with_threads(threads, || run_here(recipe, last, console))?
 }
 
 fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunReport, PipelineError> {

@@ -1,0 +1,44 @@
+//! Pages about time.
+
+use taper_base::Bytes;
+use taper_pipeline::{BenchReport, Spread};
+
+use super::{lines, table};
+
+pub(crate) fn bench(report: &BenchReport) -> String {
+    let mut table = table(&["batch", "first token", "per token", "tokens/s", "KV cache", "peak memory"]);
+    for batch in &report.batches {
+        let latency = &batch.latency;
+        table.add_row(vec![
+            latency.generation.batch.to_string(),
+            spread(latency.first_token),
+            latency.token.map_or("-".to_owned(), spread),
+            format!("{:.1}", latency.tokens_per_second),
+            Bytes(latency.cache_bytes).to_string(),
+            batch.peak_bytes.map_or("unknown".to_owned(), |bytes| Bytes(bytes).to_string()),
+        ]);
+    }
+    let generation = report.batches.first().map(|batch| batch.latency.generation).unwrap_or_default();
+    format!(
+        "{}: {} tokens after a prompt of {}, {} of {}\n\n{}\nMedians of {} with the lowest and the highest. tokens/s: all sequences, from the prompt on.",
+        report.model,
+        generation.generate,
+        generation.prompt,
+        threads(report.threads),
+        report.processor,
+        lines(&table),
+        report.repetitions,
+    )
+}
+
+pub(crate) fn threads(threads: usize) -> String {
+    format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
+}
+
+/// `12.3 ms (12.1-14.0)`.
+pub(crate) fn spread(spread: Spread) -> String {
+    let (scale, unit) = if spread.median < 1.0 { (1e3, "ms") } else { (1.0, "s") };
+    let digits = if spread.median * scale < 10.0 { 2 } else { 1 };
+    let [median, low, high] = [spread.median, spread.low, spread.high].map(|seconds| seconds * scale);
+    format!("{median:.digits$} {unit} ({low:.digits$}-{high:.digits$})")
+}
