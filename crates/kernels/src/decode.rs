@@ -45,6 +45,11 @@ impl KvCache {
         self.tokens.min(self.capacity)
     }
 
+    /// Counts `tokens` more of each sequence as seen, and leaves what is kept as it is.
+    pub fn skip(&mut self, tokens: usize) {
+        self.tokens += tokens;
+    }
+
     /// Takes in the next tokens of each sequence.
     ///
     /// # Shapes

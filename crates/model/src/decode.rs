@@ -60,6 +60,12 @@ impl<'a> Decoder<'a> {
         Ok(Self { model, caches, frequencies, sequences, capacity, tokens: 0 })
     }
 
+    /// As if `tokens` more of each sequence had been fed, with whatever keys and values: for the clock, which does not care.
+    pub fn skip(&mut self, tokens: usize) {
+        self.caches.iter_mut().flatten().for_each(|cache| cache.skip(tokens));
+        self.tokens += tokens;
+    }
+
     /// Memory of all keys and values.
     pub fn cache_bytes(&self) -> u64 {
         self.caches.iter().flatten().map(KvCache::bytes).sum()

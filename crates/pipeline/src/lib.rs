@@ -31,7 +31,7 @@ pub use run::{Checked, RunReport, check, run};
 pub use run_dir::{Outcome, RunDir, RunDirError};
 pub use score::{CandidateScore, Halves, ScoreReport, ScoreRequest, score};
 pub use stage::StageKey;
-pub use stages::evaluate::{Evaluation, Row};
+pub use stages::evaluate::{Evaluation, LatencyReport, LatencyRow, Row};
 pub use stages::search::Found;
 pub use store::{StoreError, StoredTrial, TrialStore};
 pub use taper_eval::{Latency, Spread};

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::run_dir::RunDir;
 use crate::stages::evaluate::{Evaluation, evaluate};
 use crate::stages::search::{Found, search};
-use crate::stages::{calibrate::calibrate, load::load, materialise::materialise};
+use crate::stages::{calibrate::calibrate, load::load, materialise::materialise, measure::measure};
 use crate::{Console, PipelineError, Recipe, Stage, machine};
 
 /// What a run came to.
@@ -50,7 +50,12 @@ pub struct Checked {
 pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     recipe.model.check()?;
     if let Some(folder) = recipe.model.folder() {
-        crate::context::range(recipe, Checkpoint::open(&folder)?.spec())?;
+        let checkpoint = Checkpoint::open(&folder)?;
+        if recipe.budget.latency.is_some() {
+            crate::context::check(recipe, checkpoint.spec())?; // what fits the budget is known once it is measured
+        } else {
+            crate::context::range(recipe, checkpoint.spec())?;
+        }
     }
     let mut notes = Vec::new();
     for (key, text) in [("data.text", Some(&recipe.data.text)), ("eval.text", recipe.eval.text.as_ref())] {
@@ -87,7 +92,8 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
         eval: None,
     };
     let watch = Watch::new(console);
-    let context = Context::new((recipe, &dir, &watch), local, checkpoint, fingerprint)?;
+    let spec = measure(recipe, &dir, &watch, (&checkpoint, &fingerprint))?;
+    let context = Context::new((recipe, &dir, &watch), local, (checkpoint, spec), fingerprint)?;
     if last >= Stage::Calibrate {
         let calibration = calibrate(&context)?;
         if last >= Stage::Search {

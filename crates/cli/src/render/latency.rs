@@ -1,7 +1,7 @@
 //! Pages about time.
 
 use taper_base::Bytes;
-use taper_pipeline::{BenchReport, Spread};
+use taper_pipeline::{BenchReport, LatencyReport, Spread};
 
 use super::{lines, table};
 
@@ -31,12 +31,39 @@ pub(crate) fn bench(report: &BenchReport) -> String {
     )
 }
 
-pub(crate) fn threads(threads: usize) -> String {
+/// What the table of times said, and what the clock says.
+pub(crate) fn predicted(report: &LatencyReport) -> String {
+    let mut table = table(&["", "predicted", "measured", "first token", "per token", "tokens/s"]);
+    for row in &report.rows {
+        let measured = &row.measured;
+        table.add_row(vec![
+            row.name.clone(),
+            row.predicted.map_or("-".to_owned(), |nanos| nanos.to_string()),
+            spread(measured.total),
+            spread(measured.first_token),
+            measured.token.map_or("-".to_owned(), spread),
+            format!("{:.1}", measured.tokens_per_second),
+        ]);
+    }
+    let generation = report.rows.first().map(|row| row.measured.generation).unwrap_or_default();
+    format!(
+        "\n\n{}\nLatency of {} tokens after a prompt of {}, batch {}, {} of {}; medians of {} with the lowest and the highest.",
+        lines(&table),
+        generation.generate,
+        generation.prompt,
+        generation.batch,
+        threads(report.threads),
+        report.processor,
+        report.repetitions,
+    )
+}
+
+fn threads(threads: usize) -> String {
     format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
 }
 
 /// `12.3 ms (12.1-14.0)`.
-pub(crate) fn spread(spread: Spread) -> String {
+fn spread(spread: Spread) -> String {
     let (scale, unit) = if spread.median < 1.0 { (1e3, "ms") } else { (1.0, "s") };
     let digits = if spread.median * scale < 10.0 { 2 } else { 1 };
     let [median, low, high] = [spread.median, spread.low, spread.high].map(|seconds| seconds * scale);

@@ -5,6 +5,8 @@
 //! the highest; a repetition's time per token is the mean of its steps. Prompts are random tokens: speed does not depend on
 //! which.
 
+mod table;
+
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,7 @@ use taper_base::rng::{RngExt, stream};
 use taper_model::{Decoder, Model, greedy};
 
 use crate::EvalError;
+pub use table::latency_table;
 
 /// A median over repetitions and what it lies between, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -51,12 +51,16 @@ pub struct Found {
 
 pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
     let (recipe, search) = (context.recipe, &context.recipe.search);
-    Ok(StageKey::new(Stage::Search.name())
+    let key = StageKey::new(Stage::Search.name())
         .with("scoring", &scoring(context)?)
         .with_json("strategy", &search.strategy)?
         .with_json("space", &recipe.space)?
         .with_json("budget", &context.range)?
-        .with_json("seed", &recipe.seed)?)
+        .with_json("seed", &recipe.seed)?;
+    Ok(match &context.spec.latency {
+        Some(table) => key.with_json("latency", &**table)?,
+        None => key,
+    })
 }
 
 /// All that the score of an architecture depends on.
@@ -94,7 +98,7 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let strategy = taper_search::build(&methods.strategy.name, &methods.strategy.params)?;
     let proxy = taper_proxies::build(&methods.proxy.name, &methods.proxy.params)?;
     let importance = Importance { blocks: calibration.importance.clone() };
-    let spec = context.checkpoint.spec().clone();
+    let spec = context.spec.clone();
     let problem = Problem { spec, space: recipe.space, range: context.range, importance, seed: recipe.seed };
     let mut search = strategy.start(problem)?;
 
@@ -124,7 +128,7 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let found = Found {
         architecture: best.to_string(),
         score,
-        costs: cost(context.checkpoint.spec(), best, Workload::default())?,
+        costs: cost(&context.spec, best, Workload::default())?,
         provenance: asked.get(best).cloned().ok_or(PipelineError::NothingScored { trials })?,
         proxy: methods.proxy.name.clone(),
         strategy: methods.strategy.name.clone(),
@@ -147,7 +151,7 @@ impl Scorer<'_> {
     /// Scores of a generation in order: from the store, or by a pass each, several at once.
     fn score(&self, proposals: &[Proposal], search: &dyn Search) -> Result<Vec<Option<f64>>, PipelineError> {
         let best = Mutex::new(search.best().map(|(_, score)| score));
-        let (console, spec) = (self.context.console, self.context.checkpoint.spec());
+        let (console, spec) = (self.context.console, &self.context.spec);
         let (proxy, base, store, scoring, name) =
             (self.proxy, self.base, self.store, &self.scoring, &self.context.recipe.search.proxy.name);
         for_each(proposals, machine::workers(base.bytes_per_candidate()), |proposal| {
