@@ -5,11 +5,13 @@
 
 use candle_core::{D, Device, Tensor};
 use taper_arch::SubBlock;
-use taper_kernels::{Heads, KvCache, Rope, Turn, attention, decode_attention, from_units, into_units, rms_norm};
+use taper_kernels::{
+    Heads, KvCache, Rope, Turn, attention, decode_attention, few_from_units, few_into_units, rms_norm, swiglu,
+};
 
 use crate::attention::Context;
 use crate::error::{at, candle};
-use crate::model::{Attention, rope_frequencies};
+use crate::model::{Attention, Mlp, rope_frequencies};
 use crate::{Model, ModelError, Result};
 
 /// What a pass has just gone through.
@@ -107,7 +109,7 @@ impl<'a> Decoder<'a> {
             }
             if let Some(mlp) = &block.mlp {
                 let place = || at(format!("block {index}, {}", SubBlock::Mlp));
-                x = mlp.forward(&context, &x).map_err(place())?.0;
+                x = mlp.pass(context.eps, &x).map_err(place())?;
                 ended(SubBlock::Mlp);
             }
         }
@@ -124,9 +126,9 @@ impl Attention {
     fn extend(&self, context: &Context, x: &Tensor, cache: &mut KvCache, first: bool) -> taper_kernels::Result<Tensor> {
         let normed = rms_norm(x, &self.norm, context.eps)?;
         let bias = |index: usize| self.qkv_bias.as_ref().map(|bias| &bias[index]);
-        let mut q = into_units(&normed, &self.q, bias(0))?; // [sequences * tokens, n_heads * d_head]
-        let mut k = into_units(&normed, &self.k, bias(1))?; // [sequences * tokens, n_kv_heads * d_head]
-        let v = into_units(&normed, &self.v, bias(2))?;
+        let mut q = few_into_units(&normed, &self.q, bias(0))?; // [sequences * tokens, n_heads * d_head]
+        let mut k = few_into_units(&normed, &self.k, bias(1))?; // [sequences * tokens, n_kv_heads * d_head]
+        let v = few_into_units(&normed, &self.v, bias(2))?;
         if let Some(weights) = &self.qk_norm {
             for (x, weight) in [&mut q, &mut k].into_iter().zip(weights) {
                 let heads = x.reshape((x.elem_count() / context.d_head, context.d_head)).map_err(candle("heads"))?;
@@ -148,7 +150,19 @@ impl Attention {
         } else {
             decode_attention(&q, cache, &self.kv_of)?
         };
-        let y = from_units(&units, &self.o, self.o_bias.as_ref())?;
+        let y = few_from_units(&units, &self.o, self.o_bias.as_ref())?;
+        (x + y).map_err(candle("residual"))
+    }
+}
+
+impl Mlp {
+    /// As [`Mlp::forward`], without a tape.
+    fn pass(&self, eps: f64, x: &Tensor) -> taper_kernels::Result<Tensor> {
+        let normed = rms_norm(x, &self.norm, eps)?;
+        let bias = |index: usize| self.gate_up_bias.as_ref().map(|bias| &bias[index]);
+        let gate = few_into_units(&normed, &self.gate, bias(0))?; // [tokens, d_ff]
+        let up = few_into_units(&normed, &self.up, bias(1))?;
+        let y = few_from_units(&swiglu(&gate, &up)?, &self.down, self.down_bias.as_ref())?;
         (x + y).map_err(candle("residual"))
     }
 }
@@ -172,7 +186,7 @@ impl Model {
         };
         let last = last().map_err(candle("last token")).map_err(at("head"))?;
         let hidden = rms_norm(&last, &self.norm, self.spec.norm_eps).map_err(at("final norm"))?;
-        into_units(&hidden, self.head(), None).map_err(at("head"))
+        few_into_units(&hidden, self.head(), None).map_err(at("head"))
     }
 }
 
