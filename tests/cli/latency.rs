@@ -30,12 +30,12 @@ fn bench_says_times_and_memory_of_each_batch() {
             [&batch["prompt"], &batch["generate"], &batch["batch"]],
             [&8.into(), &4.into(), &Value::from(sequences)]
         );
-        ["first_token", "token", "total"].map(|key| assert_spread(&batch[key]));
+        ["first_token", "token", "total"].iter().for_each(|key| assert_spread(&batch[*key]));
         let total = batch["total"]["median"].as_f64().unwrap();
         let speed = batch["tokens_per_second"].as_f64().unwrap();
         assert!((speed * total / (4 * sequences) as f64 - 1.0).abs() < 1e-9, "{batch}");
-        // 6 blocks, keys and values of 4 heads of 12, 11 positions, f32
-        assert_eq!(batch["cache_bytes"], 6 * 2 * 4 * 12 * 11 * 4 * sequences);
+        // 6 blocks, keys and values of 4 heads of 16, 11 positions, f32
+        assert_eq!(batch["cache_bytes"], 6 * 2 * 4 * 16 * 11 * 4 * sequences);
         let peak = batch["peak_bytes"].as_u64();
         assert!(peak.is_none_or(|bytes| bytes > 713_950 * 4), "less than the weights: {batch}");
     }
@@ -60,13 +60,42 @@ fn a_single_token_has_no_time_per_token() {
 
 #[test]
 fn more_tokens_than_the_model_was_made_for_are_refused_with_the_limit() {
-    assert_cmd_snapshot!(Place::new().taper(&["bench", "./model", "--prompt", "1000"]), @"");
+    assert_cmd_snapshot!(Place::new().taper(&["bench", "./model", "--prompt", "1000"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: --prompt and --generate together is 1127 tokens, the model was made for 512
+    ");
 }
 
 #[test]
 fn a_typo_in_an_option_of_bench_gets_a_suggestion() {
-    assert_cmd_snapshot!(Place::new().taper(&["bench", "./model", "--batches", "1"]), @"");
-    assert_cmd_snapshot!(Place::new().taper(&["bench", "./model", "--batch", "1,0"]), @"");
+    assert_cmd_snapshot!(Place::new().taper(&["bench", "./model", "--batches", "1"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: unexpected argument '--batches' found
+
+      tip: a similar argument exists: '--batch'
+
+    Usage: taper bench --batch <BATCH> <MODEL>
+
+    For more information, try '--help'.
+    ");
+    assert_cmd_snapshot!(Place::new().taper(&["bench", "./model", "--batch", "1,0"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: invalid value '0' for '--batch <BATCH>': 0 is not in 1..=1024
+
+    For more information, try '--help'.
+    ");
 }
 
 #[test]
@@ -106,7 +135,12 @@ fn a_budget_of_latency_is_searched_kept_and_reported() {
 #[test]
 fn a_latency_that_nothing_reaches_is_refused_with_the_ends() {
     let place = Place::new();
-    place.write("tiny.yaml", RECIPE.replacen("{ params: 70%, tolerance: 2% }", "{ latency: 1 ns }", 1).as_bytes());
+    place.write(
+        "tiny.yaml",
+        RECIPE
+            .replacen("{ params: 70%, tolerance: 2% }", "{ latency: 1 ns, workload: { prompt: 8, generate: 2 } }", 1)
+            .as_bytes(),
+    );
     let output = place.output(&["search", "tiny.yaml"]);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
@@ -122,5 +156,13 @@ fn a_workload_longer_than_the_model_is_found_before_weights_are_read() {
     let place = Place::new();
     let budget = "{ latency: 50%, workload: { prompt: 900 } }";
     place.write("tiny.yaml", RECIPE.replacen("{ params: 70%, tolerance: 2% }", budget, 1).as_bytes());
-    assert_cmd_snapshot!(place.taper(&["check", "tiny.yaml"]), @"");
+    assert_cmd_snapshot!(place.taper(&["check", "tiny.yaml"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: tiny.yaml
+      cause: budget.workload is 1027 tokens, the model was made for 512
+    ");
 }

@@ -85,7 +85,7 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Write a checkpoint's logits to a safetensors file, to compare with another program's.
     Logits(LogitsArgs),
-    /// How fast a checkpoint answers here: time to first token, per token, tokens a second, memory.
+    /// How fast a checkpoint answers here: time to first token, per token, memory.
     ///
     /// Greedy generation by taper's own engine, in f32. Medians over repetitions, with the lowest and the highest.
     Bench(BenchArgs),
