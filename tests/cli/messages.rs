@@ -24,6 +24,7 @@ fn no_arguments_show_the_help() {
       eval     Perplexity of a checkpoint, taper's or not, on text
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
       logits   Write a checkpoint's logits to a safetensors file, to compare with another program's
+      bench    How fast a checkpoint answers here: time to first token, per token, memory
       inspect  What a checkpoint is: blocks, sizes, costs
       methods  The methods that recipes may name
       doctor   What this machine and this build can do
@@ -71,6 +72,7 @@ fn help_says_where_to_start() {
       eval     Perplexity of a checkpoint, taper's or not, on text
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
       logits   Write a checkpoint's logits to a safetensors file, to compare with another program's
+      bench    How fast a checkpoint answers here: time to first token, per token, memory
       inspect  What a checkpoint is: blocks, sizes, costs
       methods  The methods that recipes may name
       doctor   What this machine and this build can do

@@ -32,7 +32,7 @@ fn an_unknown_key_is_pointed_at() {
 
     ----- stderr -----
     error: tiny.yaml:8:11: not a valid recipe
-      cause: unknown field `parms`, did you mean `params`?; known: params, counted, tolerance
+      cause: unknown field `parms`, did you mean `params`?; known: params, latency, workload, counted, tolerance
                |
              8 | budget: { parms: 70%, tolerance: 2% }
                |           ^

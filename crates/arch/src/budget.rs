@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ArchError, Architecture, Costs, ModelSpec, Workload, cost};
+use crate::{ArchError, Architecture, Costs, LatencyTable, ModelSpec, Workload, cost};
 
 /// What a budget counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -16,21 +16,37 @@ pub enum Counted {
     Total,
     /// Weights of the blocks and the final norm.
     NonEmbedding,
+    /// Nanoseconds by the model's table of times; no recipe names it here.
+    #[serde(skip_deserializing)]
+    Latency,
 }
 
 impl Counted {
-    /// The counted number of `costs`.
+    /// The counted number of `costs`; a latency that was not measured is beyond all bounds.
     pub fn of(self, costs: &Costs) -> u64 {
         match self {
             Self::Total => costs.parameters.0,
             Self::NonEmbedding => costs.non_embedding.0,
+            Self::Latency => costs.latency.map_or(u64::MAX, |latency| latency.0),
         }
     }
 
-    fn unit(self) -> &'static str {
+    /// The table to count by, if times count.
+    pub(crate) fn times(self, spec: &ModelSpec) -> Result<Option<&LatencyTable>, ArchError> {
+        let missing = || ArchError::Mismatch {
+            place: "budget".to_owned(),
+            reason: "counts latency, and no times were measured".to_owned(),
+        };
+        let table = (self == Self::Latency).then(|| spec.latency.as_deref().ok_or_else(missing));
+        table.transpose()
+    }
+
+    /// What is counted, for messages.
+    pub fn unit(self) -> &'static str {
         match self {
             Self::Total => "parameters",
             Self::NonEmbedding => "non-embedding parameters",
+            Self::Latency => "nanoseconds of latency",
         }
     }
 }
@@ -48,29 +64,39 @@ impl FromStr for Amount {
     type Err = ArchError;
 
     fn from_str(text: &str) -> Result<Self, ArchError> {
-        let refuse =
-            |reason: &str| ArchError::Text { text: text.to_owned(), what: "a budget", reason: reason.to_owned() };
-        let text = text.trim();
-        let (digits, scale) = match text.char_indices().last() {
-            Some((at, '%')) => (&text[..at], None),
-            Some((at, 'k' | 'K')) => (&text[..at], Some(1e3)),
-            Some((at, 'M' | 'm')) => (&text[..at], Some(1e6)),
-            Some((at, 'B' | 'b' | 'G')) => (&text[..at], Some(1e9)),
-            _ => (text, Some(1.0)),
-        };
-        let number: f64 = digits
-            .trim()
-            .parse()
-            .ok()
-            .filter(|n: &f64| n.is_finite() && *n > 0.0)
-            .ok_or_else(|| refuse("wanted a positive number such as 50%, 4.5B, 800M or 123456"))?;
-        match scale {
-            None if number <= 100.0 => Ok(Self::Share(number / 100.0)),
-            None => Err(refuse("more than the whole model")),
-            Some(scale) if number * scale < 1e15 => Ok(Self::Count((number * scale).round() as u64)),
-            Some(_) => Err(refuse("larger than any model")),
-        }
+        const UNITS: [(&str, f64); 7] =
+            [("k", 1e3), ("K", 1e3), ("M", 1e6), ("m", 1e6), ("B", 1e9), ("b", 1e9), ("G", 1e9)];
+        parse(text, &UNITS, Some(1.0), "50%, 4.5B, 800M or 123456")
     }
+}
+
+impl Amount {
+    /// A share, or a time in nanoseconds. Written `60%`, `1.5 s`, `250 ms`, `80 us` or `900 ns`.
+    ///
+    /// # Errors
+    /// [`ArchError::Text`] if `text` is no such.
+    pub fn of_time(text: &str) -> Result<Self, ArchError> {
+        const UNITS: [(&str, f64); 4] = [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9)];
+        parse(text, &UNITS, None, "60%, 250 ms or 1.5 s")
+    }
+}
+
+/// Digits and one of `units`, or a percent sign; `plain` is what a number without a unit is counted in.
+fn parse(text: &str, units: &[(&str, f64)], plain: Option<f64>, examples: &str) -> Result<Amount, ArchError> {
+    let refuse = |reason: String| ArchError::Text { text: text.to_owned(), what: "a budget", reason };
+    let wanted = || refuse(format!("wanted a positive number such as {examples}"));
+    let trimmed = text.trim();
+    let number = |digits: &str| digits.trim().parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0);
+    if let Some(digits) = trimmed.strip_suffix('%') {
+        return match number(digits).ok_or_else(wanted)? {
+            percent if percent <= 100.0 => Ok(Amount::Share(percent / 100.0)),
+            _ => Err(refuse("more than the whole model".to_owned())),
+        };
+    }
+    let unit = units.iter().find_map(|(unit, scale)| trimmed.strip_suffix(unit).map(|digits| (digits, *scale)));
+    let (digits, scale) = unit.or(plain.map(|scale| (trimmed, scale))).ok_or_else(wanted)?;
+    let count = number(digits).ok_or_else(wanted)? * scale;
+    if count < 1e15 { Ok(Amount::Count(count.round() as u64)) } else { Err(refuse("larger than any model".to_owned())) }
 }
 
 impl fmt::Display for Amount {
@@ -108,9 +134,11 @@ impl Budget {
     /// The budget in numbers for `spec`.
     ///
     /// # Errors
-    /// [`ArchError::Mismatch`] if `spec` is inconsistent.
+    /// [`ArchError::Mismatch`] if `spec` is inconsistent, or has no table of the times that count.
     pub fn range(&self, spec: &ModelSpec) -> Result<BudgetRange, ArchError> {
-        let original = self.counted.of(&cost(spec, &Architecture::whole(spec), Workload::default())?);
+        let costs = cost(spec, &Architecture::whole(spec), Workload::default())?;
+        self.counted.times(spec)?;
+        let original = self.counted.of(&costs);
         let most = match self.amount {
             Amount::Share(share) => (original as f64 * share).floor() as u64,
             Amount::Count(count) => count.min(original),
@@ -144,8 +172,14 @@ mod tests {
         assert_eq!(parse("4.5B").unwrap(), Amount::Count(4_500_000_000));
         assert_eq!(parse(" 120k ").unwrap(), Amount::Count(120_000));
         assert_eq!(parse("77").unwrap(), Amount::Count(77));
-        for bad in ["", "-3%", "150%", "nan%", "half", "1e40B", "é"] {
+        for bad in ["", "-3%", "150%", "nan%", "half", "1e40B", "é", "5 ms"] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+        let times = ["60%", "1.5 s", "250ms", "80 us", "900ns"].map(|text| Amount::of_time(text).unwrap());
+        let count = Amount::Count;
+        assert_eq!(times, [Amount::Share(0.6), count(1_500_000_000), count(250_000_000), count(80_000), count(900)]);
+        for bad in ["", "5", "ms", "-1 s", "101%", "1 min", "1e9 s"] {
+            assert!(Amount::of_time(bad).is_err(), "{bad}");
         }
     }
 
@@ -157,5 +191,7 @@ mod tests {
         assert_eq!(range.most, whole.non_embedding.0 / 2);
         assert_eq!(range.least, (range.most as f64 * 0.98).ceil() as u64);
         assert!(!range.holds(&whole));
+        let refusal = Budget { counted: Counted::Latency, ..budget }.range(&example()).unwrap_err().to_string();
+        assert_eq!(refusal, "budget: counts latency, and no times were measured");
     }
 }

@@ -1,7 +1,7 @@
 //! Exact costs of an architecture: pure formulas of the spec, no table, no model.
 
 use serde::{Deserialize, Serialize};
-use taper_base::{Bytes, Flops, Parameters};
+use taper_base::{Bytes, Flops, Nanos, Parameters};
 
 use crate::{ArchError, Architecture, ModelSpec};
 
@@ -34,6 +34,9 @@ pub struct Costs {
     pub flops: Flops,
     /// Keys and values of the workload at the stored weight type.
     pub kv_bytes: Bytes,
+    /// Predicted by the spec's table of times, at the table's workload; none without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Nanos>,
 }
 
 /// Weights and work of one sub-block.
@@ -111,6 +114,7 @@ pub fn cost(spec: &ModelSpec, arch: &Architecture, workload: Workload) -> Result
             got: format!("{kv} bytes"),
             want: "less than 2^64".to_owned(),
         })?),
+        latency: spec.latency.as_ref().map(|table| table.predict(spec, arch)).transpose()?,
     })
 }
 

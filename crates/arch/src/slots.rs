@@ -1,12 +1,13 @@
 //! A search space laid out over one model: every sub-block a slot with its legal sizes and its exact cost.
 //!
-//! Costs are affine in the sizes, so a change of one slot changes the sum by a difference of two products; nothing is
-//! recounted. The coefficients are read off [`attention_cost`] and [`mlp_cost`], which stay the only formulas.
+//! A change of one slot changes the sum by a difference of two prices; nothing is recounted. Weights are affine in the
+//! sizes, and read off [`attention_cost`] and [`mlp_cost`], which stay the only formulas; times come from the spec's table.
 
 use std::iter::once;
 
 use crate::budget::Counted;
 use crate::cost::{attention_cost, cost, mlp_cost};
+use crate::price::{Price, gcd};
 use crate::space::least_of;
 use crate::{
     ArchError, Architecture, AttentionGenes, AttentionSpec, BlockGenes, BlockSpec, MlpGenes, MlpSpec, ModelSpec,
@@ -78,14 +79,12 @@ pub(crate) struct Slot {
     pub(crate) half: SubBlock,
     pub(crate) droppable: bool,
     pub(crate) spans: [Span; 2],
-    /// `fixed + b·(per_b + a·per_ab)` weights at size `[a, b]`.
-    terms: [u64; 3],
+    price: Price,
 }
 
 impl Slot {
     pub(crate) fn cost(&self, size: Size) -> u64 {
-        let [fixed, per_b, per_ab] = self.terms;
-        size.map_or(0, |[a, b]| fixed + b as u64 * (per_b + a as u64 * per_ab))
+        size.map_or(0, |size| self.price.of(size))
     }
 
     pub(crate) fn least(&self) -> [usize; 2] {
@@ -149,7 +148,7 @@ impl Slot {
 /// All sub-blocks of a model in order, attention before MLP.
 #[derive(Debug, Clone)]
 pub(crate) struct Slots {
-    /// Weights outside of all sub-blocks.
+    /// The cost outside of all sub-blocks.
     pub(crate) base: u64,
     pub(crate) slots: Vec<Slot>,
     /// Attentions and MLPs that must stay.
@@ -164,25 +163,34 @@ impl Slots {
         let base = counted.of(&cost(spec, &bare, Workload::default())?);
         let mut slots = Vec::with_capacity(2 * spec.blocks.len());
         let mut probe = ModelSpec { blocks: vec![BlockSpec { attention: None, mlp: None }], ..spec.clone() };
+        let times = counted.times(spec)?;
         for (block, &BlockSpec { attention, mlp }) in spec.blocks.iter().enumerate() {
             if let Some(whole) = attention {
-                let terms = terms(|heads, groups| {
+                let weights = |heads, groups| {
                     let cut = AttentionSpec { n_heads: heads * groups, n_kv_heads: groups, ..whole };
                     probe.blocks[0].attention = Some(cut);
                     let cost = attention_cost(&probe, 0);
                     cost.matrix + cost.vector
-                });
+                };
+                let price = match times {
+                    Some(times) => Price::Time(times.attention(whole)?),
+                    None => Price::weights(weights),
+                };
                 let spans = space.attention_spans(whole);
-                slots.push(Slot { block, half: SubBlock::Attention, droppable: space.drop_attention, spans, terms });
+                slots.push(Slot { block, half: SubBlock::Attention, droppable: space.drop_attention, spans, price });
             }
             if let Some(whole) = mlp {
-                let terms = terms(|channels, _| {
+                let weights = |channels, _| {
                     probe.blocks[0].mlp = Some(MlpSpec { d_ff: channels });
                     let cost = mlp_cost(&probe, 0);
                     cost.matrix + cost.vector
-                });
+                };
+                let price = match times {
+                    Some(times) => Price::Time(times.mlp(whole)?),
+                    None => Price::weights(weights),
+                };
                 let spans = [space.channel_span(whole.d_ff), Span::fixed(1)];
-                slots.push(Slot { block, half: SubBlock::Mlp, droppable: space.drop_mlp, spans, terms });
+                slots.push(Slot { block, half: SubBlock::Mlp, droppable: space.drop_mlp, spans, price });
             }
         }
         let least = SubBlock::BOTH.map(|half| space.least_kept(spec, half));
@@ -193,9 +201,9 @@ impl Slots {
         self.base + self.slots.iter().zip(sizes).map(|(slot, size)| slot.cost(*size)).sum::<u64>()
     }
 
-    /// Whether any multiple of the weights' common divisor beside `base` lies in `least..=most`. If not, no sizes do.
+    /// Whether any multiple of the costs' common divisor beside `base` lies in `least..=most`. If not, no sizes do.
     pub(crate) fn divides_into(&self, least: u64, most: u64) -> bool {
-        let divisor = self.slots.iter().flat_map(|slot| slot.terms).fold(0, gcd).max(1);
+        let divisor = self.slots.iter().map(|slot| slot.price.divisor()).fold(0, gcd).max(1);
         let over = |bound: u64| bound.saturating_sub(self.base);
         most >= self.base && over(most) / divisor * divisor >= over(least)
     }
@@ -293,20 +301,6 @@ impl Slots {
         }
         sizes
     }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// The coefficients of `f(a, b) = fixed + b·(per_b + a·per_ab)` from three of its values.
-fn terms(mut f: impl FnMut(usize, usize) -> u64) -> [u64; 3] {
-    let (one, wide, tall) = (f(1, 1), f(2, 1), f(1, 2));
-    let per_ab = wide - one;
-    if tall == one {
-        return [one - per_ab, 0, per_ab]; // an MLP: the second axis is 1 and counts nothing
-    }
-    [2 * one - tall, tall - one - per_ab, per_ab]
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! A decoder-only transformer described by numbers: enough to count its costs and to build it, nothing of its weights.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ArchError;
+use crate::{ArchError, LatencyTable};
 
 /// Which family's configuration and tensor names a checkpoint uses. What families differ in is in [`ModelSpec`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -152,6 +153,9 @@ pub struct ModelSpec {
     pub dtype_bytes: usize,
     /// The blocks, first to last.
     pub blocks: Vec<BlockSpec>,
+    /// What its parts were measured to take, if they were: a cost that no formula gives.
+    #[serde(skip)]
+    pub latency: Option<Arc<LatencyTable>>,
 }
 
 /// Bounds on what a configuration may claim, so that no product of them overflows (2^40 per matrix, 2^55 in all).
@@ -253,6 +257,7 @@ pub fn example() -> ModelSpec {
         qk_norm: false,
         dtype_bytes: 2,
         blocks: vec![block; 3],
+        latency: None,
     }
 }
 

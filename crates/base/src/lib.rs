@@ -10,4 +10,4 @@ pub mod units;
 pub mod workers;
 
 pub use fingerprint::Fingerprint;
-pub use units::{Bytes, Flops, Parameters};
+pub use units::{Bytes, Flops, Nanos, Parameters};

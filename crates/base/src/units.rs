@@ -35,6 +35,10 @@ unit! {
     Parameters(u64)
 }
 unit! {
+    /// A time, in billionths of a second.
+    Nanos(u64)
+}
+unit! {
     /// Floating-point operations; a multiply-add counts two.
     Flops(u128)
 }
@@ -59,6 +63,12 @@ impl fmt::Display for Parameters {
     }
 }
 
+impl fmt::Display for Nanos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        scaled(f, self.0 as f64, &[(1e9, " s"), (1e6, " ms"), (1e3, " us"), (1.0, " ns")])
+    }
+}
+
 impl fmt::Display for Flops {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         scaled(
@@ -78,6 +88,7 @@ mod tests {
         assert_eq!(Bytes(1023).to_string(), "1023 B");
         assert_eq!(Bytes(3 << 29).to_string(), "1.50 GiB");
         assert_eq!(Parameters(7_901_440).to_string(), "7.90M");
+        assert_eq!(Nanos(12_345_678).to_string(), "12.35 ms");
         assert_eq!(Parameters(12).to_string(), "12");
         assert_eq!(Flops(2_500_000_000_000).to_string(), "2.50 TFLOP");
     }

@@ -85,6 +85,10 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Write a checkpoint's logits to a safetensors file, to compare with another program's.
     Logits(LogitsArgs),
+    /// How fast a checkpoint answers here: time to first token, per token, memory.
+    ///
+    /// Greedy generation by taper's own engine, in f32. Medians over repetitions, with the lowest and the highest.
+    Bench(BenchArgs),
     /// What a checkpoint is: blocks, sizes, costs.
     Inspect {
         /// Hub id, id@revision or folder.
@@ -136,6 +140,27 @@ pub(crate) struct EvalArgs {
     /// Use only the first N tokens.
     #[arg(long)]
     pub(crate) tokens: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Hub id, id@revision or folder.
+    pub(crate) model: String,
+    /// Tokens of each prompt.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) prompt: u32,
+    /// Tokens generated after each prompt.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) generate: u32,
+    /// Sequences at once; several, as in `1,8`, are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) batch: Vec<u16>,
+    /// Times that each is measured, after once to warm up.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) repetitions: u16,
+    /// Worker threads; by default `RAYON_NUM_THREADS`, or one a core.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
 }
 
 #[derive(Debug, clap::Args)]

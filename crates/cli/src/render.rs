@@ -1,5 +1,7 @@
 //! Pages for people.
 
+pub(crate) mod latency;
+
 use std::fmt::{self, Write};
 use std::path::PathBuf;
 
@@ -112,7 +114,12 @@ fn evaluation(eval: &Evaluation) -> String {
         ]);
     }
     let scored = eval.rows.first().map_or(0, |row| row.measured.tokens);
-    format!("{}\n{scored} tokens, {}. FLOPs and KV cache: one sequence of 2048 tokens.", lines(&table), eval.text)
+    let latency = eval.latency.as_ref().map(latency::predicted).unwrap_or_default();
+    format!(
+        "{}\n{scored} tokens, {}. FLOPs and KV cache: one sequence of 2048 tokens.{latency}",
+        lines(&table),
+        eval.text
+    )
 }
 
 /// Standard error of one model, or standard deviation among several.

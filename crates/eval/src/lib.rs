@@ -1,10 +1,12 @@
-//! Evaluation of checkpoints, taper's own or not: perplexity on text.
+//! Evaluation of checkpoints, taper's own or not: perplexity on text, latency on this machine.
 
+pub mod latency;
 pub mod perplexity;
 
 use taper_data::DataError;
 use taper_model::ModelError;
 
+pub use latency::{Latency, Spread, latency, latency_table};
 pub use perplexity::{Perplexity, Settings, bytes_per_pass, documents_to_ids, perplexity};
 
 /// Why a model could not be evaluated.
@@ -25,6 +27,13 @@ pub enum EvalError {
         /// Their tokens.
         tokens: usize,
     },
+    /// Architectures of the table of times.
+    #[error("table of times")]
+    Arch {
+        /// What does not fit.
+        #[source]
+        cause: taper_arch::ArchError,
+    },
     /// The forward pass.
     #[error("evaluation")]
     Model {
@@ -37,6 +46,12 @@ pub enum EvalError {
 impl From<DataError> for EvalError {
     fn from(cause: DataError) -> Self {
         Self::Data { cause }
+    }
+}
+
+impl From<taper_arch::ArchError> for EvalError {
+    fn from(cause: taper_arch::ArchError) -> Self {
+        Self::Arch { cause }
     }
 }
 

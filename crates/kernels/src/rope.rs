@@ -19,7 +19,7 @@ pub enum Turn {
     Back,
 }
 
-/// Cosines and sines of positions `0..tokens`.
+/// Cosines and sines of some positions in a row.
 #[derive(Debug, Clone)]
 pub struct Rope {
     tokens: usize,
@@ -31,7 +31,13 @@ pub struct Rope {
 impl Rope {
     /// Tables for the angular `frequencies` (one a pair) at positions `0..tokens`, in f32 as transformers computes them.
     pub fn new(frequencies: &[f32], tokens: usize) -> Self {
-        let angles = (0..tokens).flat_map(|t| frequencies.iter().map(move |f| t as f32 * f));
+        Self::at(frequencies, 0..tokens)
+    }
+
+    /// As [`Self::new`], but row `r` is at position `positions.start + r mod positions.len()`.
+    pub fn at(frequencies: &[f32], positions: std::ops::Range<usize>) -> Self {
+        let tokens = positions.len();
+        let angles = positions.flat_map(|t| frequencies.iter().map(move |f| t as f32 * f));
         let (cos, sin) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
         Self { tokens, half: frequencies.len(), cos, sin }
     }

@@ -131,6 +131,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<ModelSpec> {
         qk_norm: descriptor.qk_norm,
         dtype_bytes: 2,
         blocks: config.blocks(descriptor)?,
+        latency: None,
     };
     spec.validate().map_err(|cause| ModelError::Dimensions { path: path.to_owned(), cause })?;
     if rope_frequencies(&spec).into_iter().any(|frequency| !(frequency * spec.max_tokens as f32).is_finite()) {

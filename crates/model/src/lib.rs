@@ -6,6 +6,7 @@ mod attention;
 mod checkpoint;
 mod config;
 mod cut;
+mod decode;
 mod engine;
 mod error;
 mod gradient;
@@ -19,6 +20,7 @@ mod parameter;
 mod save;
 
 pub use checkpoint::Checkpoint;
+pub use decode::{Decoder, Part, Passed, greedy};
 pub use engine::{Batch, Observer, Recompute};
 pub use error::{ModelError, Result};
 pub use gradient::{Gradient, Gradients, Sink};

@@ -7,11 +7,13 @@ use std::path::Path;
 
 use candle_core::{D, IndexOp};
 use serde_json::Value;
-use taper_model::{Batch, Checkpoint, Model};
+use taper_model::{Batch, Checkpoint, Decoder, Model, greedy};
 
 /// Row a of the first issue. The reference prints logits to 1e-6, sums over 63 tokens in full and over windows to 1e-4.
 const LOGITS: f64 = 1e-4;
 const NLL: f64 = 1e-5; // relative
+/// Two orders of summation in f32, relative to the largest logit.
+const CACHED: f64 = 1e-5;
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
@@ -80,7 +82,30 @@ fn loss_of_every_window_is_that_of_transformers(data: &Path) {
     });
 }
 
+/// A prompt of 20 tokens, then one a step: the choices of transformers, and the logits of the full forward pass.
+fn steps_choose_as_transformers_and_give_the_full_pass(data: &Path) {
+    each_model(data, |name, model, reference, _| {
+        let wanted = &reference["forward64"];
+        let ids = ids(&wanted["input_ids"]);
+        let full: Vec<Vec<f32>> = model.logits(Batch::new(&ids, ids.len()).unwrap()).unwrap().to_vec2().unwrap();
+        let choices = numbers(&wanted["argmax_per_position"]);
+        let mut decoder = Decoder::new(model, 1, ids.len()).unwrap();
+        let (mut worst, mut from) = (0.0_f64, 0);
+        for to in 20..=ids.len() {
+            let logits = decoder.feed(&ids[from..to], &mut |_| ()).unwrap();
+            assert_eq!(f64::from(greedy(&logits).unwrap()[0]), choices[to - 1], "{name}, position {}", to - 1);
+            let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
+            let largest = full[to - 1].iter().fold(1.0_f32, |most, x| most.max(x.abs()));
+            worst = worst.max(testkit::max_abs_diff(&logits, &full[to - 1]) / f64::from(largest));
+            from = to;
+        }
+        println!("{name}: cached logits differ by {worst:.1e} of the largest");
+        assert!(worst <= CACHED, "{name}: {worst}");
+    });
+}
+
 testkit::real_data_tests!(
+    steps_choose_as_transformers_and_give_the_full_pass,
     logits_and_loss_of_64_tokens_are_those_of_transformers,
     loss_of_every_window_is_that_of_transformers,
 );

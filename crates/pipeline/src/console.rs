@@ -11,6 +11,8 @@ use taper_base::progress::{Progress, Silent};
 pub enum Stage {
     /// The checkpoint is found, fetched and checked.
     Load,
+    /// Its sub-blocks are timed, if the budget counts latency.
+    Measure,
     /// Units are ranked on the calibration text.
     Calibrate,
     /// Candidates are scored.
@@ -23,12 +25,14 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Load, Self::Calibrate, Self::Search, Self::Materialise, Self::Eval];
+    pub const ALL: [Self; 6] =
+        [Self::Load, Self::Measure, Self::Calibrate, Self::Search, Self::Materialise, Self::Eval];
 
     /// Its name, also that of its folder.
     pub fn name(self) -> &'static str {
         match self {
             Self::Load => "load",
+            Self::Measure => "measure",
             Self::Calibrate => "calibrate",
             Self::Search => "search",
             Self::Materialise => "materialise",

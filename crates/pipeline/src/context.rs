@@ -13,6 +13,7 @@ use taper_proxies::{Needs, Projection, ProxyError};
 use taper_search::{Importance, Problem};
 
 use crate::run_dir::RunDir;
+use crate::stages::measure;
 use crate::{Console, PipelineError, Recipe};
 
 /// Version of what the stages compute; part of every key. Raise it when a change alters results.
@@ -24,6 +25,8 @@ pub(crate) struct Context<'a> {
     pub(crate) console: &'a dyn Console,
     pub(crate) local: LocalModel,
     pub(crate) checkpoint: Checkpoint,
+    /// The checkpoint's, with the table of times if the budget counts them.
+    pub(crate) spec: ModelSpec,
     /// Of configuration, weights and tokenizer.
     pub(crate) fingerprint: Fingerprint,
     pub(crate) documents: Documents,
@@ -44,14 +47,27 @@ impl<'a> Context<'a> {
     pub(crate) fn new(
         (recipe, run, console): (&'a Recipe, &'a RunDir, &'a dyn Console),
         local: LocalModel,
-        checkpoint: Checkpoint,
+        (checkpoint, spec): (Checkpoint, ModelSpec),
         fingerprint: Fingerprint,
     ) -> Result<Self, PipelineError> {
-        let range = range(recipe, checkpoint.spec())?;
+        let range = range(recipe, &spec)?;
         let documents = documents(&recipe.data.text, console)?;
         let text = documents.fingerprint();
         let (weights, tokenizer) = (RefCell::new(None), OnceCell::new());
-        Ok(Self { recipe, run, console, local, checkpoint, fingerprint, documents, text, range, weights, tokenizer })
+        Ok(Self {
+            recipe,
+            run,
+            console,
+            local,
+            checkpoint,
+            spec,
+            fingerprint,
+            documents,
+            text,
+            range,
+            weights,
+            tokenizer,
+        })
     }
 
     /// The whole model, units as stored. Takes the place of the sorted one.
@@ -103,14 +119,13 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The budget in numbers, if model and recipe fit each other and the space has anything inside the budget.
-pub(crate) fn range(recipe: &Recipe, spec: &ModelSpec) -> Result<BudgetRange, PipelineError> {
+/// Whether model and recipe fit each other, as far as can be said before anything is measured.
+pub(crate) fn check(recipe: &Recipe, spec: &ModelSpec) -> Result<(), PipelineError> {
     for (what, got) in [("data.length", recipe.data.length), ("eval.window", recipe.eval.window)] {
         if got > spec.max_tokens {
             return Err(PipelineError::TooLong { what, got, most: spec.max_tokens });
         }
     }
-    let range = recipe.budget.budget().range(spec)?;
     let proxy = taper_proxies::build(&recipe.search.proxy.name, &recipe.search.proxy.params)?;
     if let Some(Projection::Rank(rank)) = proxy.needs().trace
         && rank > spec.d_model
@@ -120,6 +135,13 @@ pub(crate) fn range(recipe: &Recipe, spec: &ModelSpec) -> Result<BudgetRange, Pi
     if recipe.search.fidelity.is_some() && proxy.needs() == Needs::default() {
         return Err(PipelineError::NothingToSave { proxy: recipe.search.proxy.name.clone() });
     }
+    measure::check(recipe, spec)
+}
+
+/// The budget in numbers, if model and recipe fit each other and the space has anything inside the budget.
+pub(crate) fn range(recipe: &Recipe, spec: &ModelSpec) -> Result<BudgetRange, PipelineError> {
+    check(recipe, spec)?;
+    let range = recipe.budget.budget().range(spec)?;
     let mut rng = taper_base::rng::stream(recipe.seed, "feasible", 0, 0);
     recipe.space.repair(spec, range, &Architecture::whole(spec), &mut rng)?;
     let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use taper_arch::ArchError;
+use taper_arch::budget::Counted;
 use taper_base::registry::MethodError;
 use taper_data::DataError;
 use taper_eval::EvalError;
@@ -125,6 +126,9 @@ impl PipelineError {
     pub fn help(&self, in_recipe: bool) -> Option<&'static str> {
         const PATHS: &str = "relative paths in a recipe start at the recipe's folder";
         match self {
+            Self::Arch(ArchError::Infeasible { unit, .. }) if *unit == Counted::Latency.unit() => {
+                Some("set `budget.latency` between these limits, or let `space` take away more")
+            }
             Self::Arch(ArchError::Infeasible { .. }) => {
                 Some("set `budget.params` between these limits, or let `space` take away more")
             }

@@ -5,6 +5,7 @@
 //! candidate.
 
 mod about;
+mod bench;
 mod console;
 mod context;
 mod error;
@@ -22,6 +23,7 @@ pub mod store;
 pub use about::{
     BlockInspection, EvalReport, EvalRequest, Finding, Inspection, Method, doctor, eval, inspect, methods,
 };
+pub use bench::{BatchReport, BenchReport, BenchRequest, bench};
 pub use console::{Console, Stage};
 pub use error::PipelineError;
 pub use logits::{LogitsReport, logits};
@@ -31,6 +33,7 @@ pub use run::{Checked, RunReport, check, run};
 pub use run_dir::{Outcome, RunDir, RunDirError};
 pub use score::{CandidateScore, Halves, ScoreReport, ScoreRequest, score};
 pub use stage::StageKey;
-pub use stages::evaluate::{Evaluation, Row};
+pub use stages::evaluate::{Evaluation, LatencyReport, LatencyRow, Row};
 pub use stages::search::{Found, Saved, Verified};
 pub use store::{StoreError, StoredTrial, TrialStore};
+pub use taper_eval::{Latency, Spread};

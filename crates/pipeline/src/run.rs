@@ -12,8 +12,8 @@ use crate::memory::MemoryNeed;
 use crate::run_dir::RunDir;
 use crate::stages::evaluate::{Evaluation, evaluate};
 use crate::stages::search::{Found, search};
-use crate::stages::{calibrate::calibrate, load::load, materialise::materialise};
-use crate::{Console, PipelineError, Recipe, Stage};
+use crate::stages::{calibrate::calibrate, load::load, materialise::materialise, measure::measure};
+use crate::{Console, PipelineError, Recipe, Stage, machine};
 
 /// What a run came to.
 #[derive(Debug, Clone, Serialize)]
@@ -55,7 +55,11 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     let mut memory = None;
     if let Some(folder) = recipe.model.folder() {
         let checkpoint = Checkpoint::open(&folder)?;
-        crate::context::range(recipe, checkpoint.spec())?;
+        if recipe.budget.latency.is_some() {
+            crate::context::check(recipe, checkpoint.spec())?; // what fits the budget is known once it is measured
+        } else {
+            crate::context::range(recipe, checkpoint.spec())?;
+        }
         memory = Some(MemoryNeed::of(recipe, checkpoint.spec())?);
     }
     let mut notes = Vec::new();
@@ -77,9 +81,7 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
 /// Whatever a stage says. What was done until then stays, and the next run goes on from it.
 pub fn run(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunReport, PipelineError> {
     let threads = recipe.search.threads.unwrap_or(0); // 0: all
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|cause| PipelineError::Threads { threads, cause })?;
-    pool.install(|| run_here(recipe, last, console))
+    machine::with_threads(threads, || run_here(recipe, last, console))?
 }
 
 fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunReport, PipelineError> {
@@ -95,7 +97,8 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
         eval: None,
     };
     let watch = Watch::new(console);
-    let context = Context::new((recipe, &dir, &watch), local, checkpoint, fingerprint)?;
+    let spec = measure(recipe, &dir, &watch, (&checkpoint, &fingerprint))?;
+    let context = Context::new((recipe, &dir, &watch), local, (checkpoint, spec), fingerprint)?;
     if last >= Stage::Calibrate {
         let calibration = calibrate(&context)?;
         if last >= Stage::Search {

@@ -1,6 +1,7 @@
 //! One file a group of commands: call the pipeline, print a document or a page.
 
 mod about;
+mod bench;
 mod measure;
 mod recipe;
 
@@ -25,6 +26,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Eval(given) => measure::eval(args, given, &*console),
         Command::Score(given) => measure::score(args, given, &*console),
         Command::Logits(given) => measure::logits(args, given, &*console),
+        Command::Bench(given) => bench::bench(args, given, &*console),
         Command::Inspect { model } => about::inspect(args, model, &*console),
         Command::Methods => about::methods(args),
         Command::Doctor => about::doctor(args),

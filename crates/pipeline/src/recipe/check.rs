@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 use taper_arch::ArchError;
+use taper_arch::budget::Counted;
 use taper_base::registry::MethodError;
 use taper_data::Split;
 
@@ -49,6 +50,7 @@ impl Finding {
 
 /// The first thing wrong with `recipe`, in the order of its sections.
 pub(super) fn all(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
+    budget(recipe)?;
     ranges(recipe)?;
     splits(recipe)?;
     space(recipe)?;
@@ -62,6 +64,22 @@ pub(super) fn all(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
         return Err(Finding::new(&["device"], reason.to_owned()));
     }
     Ok(())
+}
+
+fn budget(recipe: &Recipe) -> Result<(), Finding> {
+    let budget = &recipe.budget;
+    let refuse = |key: &[&str], reason: &str| Err(Finding::new(&[&["budget"], key].concat(), reason.to_owned()));
+    match (budget.params, budget.latency) {
+        (None, None) => refuse(&[], "missing field `params` or `latency`: what may the result cost?"),
+        (Some(_), Some(_)) => refuse(&["latency"], "a budget of `params` and of `latency`; wanted one of them"),
+        (Some(_), None) if budget.workload.is_some() => {
+            refuse(&["workload"], "a workload belongs to a budget of `latency`, this one is of `params`")
+        }
+        (None, Some(_)) if budget.counted != Counted::Total => {
+            refuse(&["counted"], "`counted` belongs to a budget of `params`, this one is of `latency`")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn ranges(recipe: &Recipe) -> Result<(), Finding> {
@@ -81,6 +99,10 @@ fn ranges(recipe: &Recipe) -> Result<(), Finding> {
         let reason = format!("sequences · length is {tokens} tokens, wanted at most {}", u32::MAX);
         return Err(Finding::new(&["data", "sequences"], reason));
     }
+    let generation = recipe.budget.workload();
+    within(&["budget", "workload", "prompt"], generation.prompt, 1..=MOST)?;
+    within(&["budget", "workload", "generate"], generation.generate, 1..=MOST)?;
+    within(&["budget", "workload", "batch"], generation.batch, 1..=1024)?;
     within(&["search", "threads"], recipe.search.threads.unwrap_or(1), 1..=1024)?;
     within(&["eval", "tokens"], recipe.eval.tokens, 2..=usize::MAX)?;
     within(&["eval", "random"], recipe.eval.random, 0..=1000)?;

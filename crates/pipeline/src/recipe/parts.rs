@@ -2,8 +2,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use taper_arch::Budget;
 use taper_arch::budget::{Amount, Counted};
+use taper_arch::{Budget, Generation};
 use taper_base::Bytes;
 use taper_data::{Shares, TextSource};
 use taper_eval::Settings;
@@ -39,14 +39,22 @@ fn default_length() -> usize {
     512
 }
 
-/// What the result may cost.
+/// What the result may cost: parameters or latency.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetPart {
     /// How many parameters may stay: `50%` of the original, or a number such as `4.5B`, `800M` or `123456`.
-    #[serde(with = "text::amount")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::amount")]
     #[schemars(schema_with = "text::amount_schema")]
-    pub params: Amount,
+    pub params: Option<Amount>,
+    /// How long an answer may take, as measured on this machine: `60%` of the original, or a time such as `250 ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::time")]
+    #[schemars(schema_with = "text::time_schema")]
+    pub latency: Option<Amount>,
+    /// What an answer is, for `latency`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Generation")]
+    pub workload: Option<Generation>,
     /// Which parameters count: all, or those outside of embedding and head.
     #[serde(default)]
     #[schemars(with = "CountedNames")]
@@ -75,7 +83,17 @@ fn default_tolerance() -> f64 {
 impl BudgetPart {
     /// The budget, to be put in numbers for a model.
     pub fn budget(&self) -> Budget {
-        Budget { amount: self.params, counted: self.counted, tolerance: self.tolerance }
+        let (amount, counted) = match (self.latency, self.params) {
+            (Some(amount), _) => (amount, Counted::Latency),
+            (None, Some(amount)) => (amount, self.counted),
+            (None, None) => (Amount::Share(1.0), self.counted), // refused by the recipe's check
+        };
+        Budget { amount, counted, tolerance: self.tolerance }
+    }
+
+    /// What latency is stated for.
+    pub fn workload(&self) -> Generation {
+        self.workload.unwrap_or_default()
     }
 }
 

@@ -146,7 +146,7 @@ fn a_short_recipe_means_the_defaults() {
     assert_eq!((recipe.model.name.as_str(), recipe.device), ("./recipes/model", Device::Auto));
     assert_eq!(recipe.data.text, TextSource::new("recipes/a.txt"));
     assert_eq!((recipe.data.sequences, recipe.data.length, recipe.data.shares), (16, 512, Shares::default()));
-    assert_eq!((recipe.budget.params, recipe.budget.counted), (Amount::Share(0.5), Counted::Total));
+    assert_eq!((recipe.budget.params, recipe.budget.counted), (Some(Amount::Share(0.5)), Counted::Total));
     assert_eq!((recipe.budget.tolerance, recipe.space), (0.02, SearchSpace::default()));
     assert_eq!(
         (recipe.search.strategy.name.as_str(), recipe.search.proxy.to_string().as_str()),
@@ -165,7 +165,7 @@ fn every_field_is_read() {
     assert_eq!(recipe.model.to_string(), "owner/model@0123456");
     assert_eq!(recipe.data.text.paths, [Path::new("recipes/./demo/text.jsonl")]);
     assert_eq!(recipe.data.shares, Shares::new(0.6, 0.2, 0.2).unwrap());
-    assert_eq!((recipe.budget.params, recipe.budget.tolerance), (Amount::Count(4_500_000_000), 0.03));
+    assert_eq!((recipe.budget.params, recipe.budget.tolerance), (Some(Amount::Count(4_500_000_000)), 0.03));
     assert_eq!(recipe.search.strategy.params, json!({"population": 12}));
     assert_eq!(recipe.search.proxy, Method::new("loss"));
     assert_eq!(recipe.search.fidelity.unwrap().params, json!({"first": 0.1}));
@@ -208,7 +208,7 @@ fn notations_that_mean_the_same_are_the_same() {
 fn an_error_reads_as_the_style_guide_says() {
     let error = parse(&LEAST.replace("params:", "parms:")).unwrap_err();
     let expected = "recipes/demo.yaml:4:10: not a valid recipe
-unknown field `parms`, did you mean `params`?; known: params, counted, tolerance
+unknown field `parms`, did you mean `params`?; known: params, latency, workload, counted, tolerance
   |
 4 | budget: {parms: 50%}
   |          ^";

@@ -45,24 +45,54 @@ pub(super) mod amount {
 
     const WANTED: &str = "a budget such as 50%, 4.5B, 800M or 123456";
 
-    pub fn serialize<S: Serializer>(amount: &Amount, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(amount)
+    pub fn serialize<S: Serializer>(amount: &Option<Amount>, serializer: S) -> Result<S::Ok, S::Error> {
+        match amount {
+            None => serializer.serialize_none(),
+            Some(amount) => serializer.collect_str(amount),
+        }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
-        let amount = match deserializer.deserialize_any(AnyScalar(WANTED))? {
-            Scalar::Text(text) => text.parse(),
-            Scalar::Whole(number) => number.to_string().parse(),
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Amount>, D::Error> {
+        match amount(deserializer, WANTED)?.parse().map_err(D::Error::custom)? {
+            Amount::Count(0) => Err(D::Error::custom("a budget of 0 parameters leaves no model")),
+            amount => Ok(Some(amount)),
+        }
+    }
+
+    /// The text of an amount; a share that was written as a number gets a hint.
+    pub fn amount<'de, D: Deserializer<'de>>(deserializer: D, wanted: &'static str) -> Result<String, D::Error> {
+        match deserializer.deserialize_any(AnyScalar(wanted))? {
+            Scalar::Text(text) => Ok(text),
+            Scalar::Whole(number) => Ok(number.to_string()),
             Scalar::Number(number) if number > 0.0 && number <= 1.0 => {
                 let percent = (number * 1e6).round() / 1e4; // 0.55 is shown as 55, not as 55.00000000000001
-                return Err(D::Error::custom(format!("{number} is no budget; did you mean `{percent}%`?")));
+                Err(D::Error::custom(format!("{number} is no budget; did you mean `{percent}%`?")))
             }
-            Scalar::Number(number) => return Err(D::Error::custom(format!("{number} is not {WANTED}"))),
-        };
-        match amount.map_err(D::Error::custom)? {
-            Amount::Count(0) => Err(D::Error::custom("a budget of 0 parameters leaves no model")),
-            amount => Ok(amount),
+            Scalar::Number(number) => Err(D::Error::custom(format!("{number} is not {wanted}"))),
         }
+    }
+}
+
+/// `60%`, `250 ms`.
+pub(super) mod time {
+    use serde::Serializer;
+    use taper_arch::budget::Amount;
+
+    use super::*;
+
+    const WANTED: &str = "a budget such as 60%, 250 ms or 1.5 s";
+
+    pub fn serialize<S: Serializer>(amount: &Option<Amount>, serializer: S) -> Result<S::Ok, S::Error> {
+        match amount {
+            None => serializer.serialize_none(),
+            Some(Amount::Count(nanos)) => serializer.collect_str(&format_args!("{nanos} ns")),
+            Some(share) => serializer.collect_str(share),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Amount>, D::Error> {
+        let text = amount::amount(deserializer, WANTED)?;
+        Amount::of_time(&text).map(Some).map_err(D::Error::custom)
     }
 }
 
@@ -155,6 +185,10 @@ pub(super) fn amount_schema(_: &mut SchemaGenerator) -> Schema {
         { "type": "string", "pattern": r"^\s*[0-9.]+\s*[%kKmMbBG]?\s*$" },
         { "type": "integer", "minimum": 1 },
     ]})
+}
+
+pub(super) fn time_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": r"^\s*[0-9.]+\s*(%|ns|us|ms|s)\s*$" })
 }
 
 pub(super) fn share_schema(_: &mut SchemaGenerator) -> Schema {

@@ -6,11 +6,11 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use taper_arch::{ArchError, Architecture, Costs, Workload, cost, select};
-use taper_base::Fingerprint;
+use taper_arch::{ArchError, Architecture, Costs, Generation, Workload, cost, select};
 use taper_base::rng::stream;
+use taper_base::{Fingerprint, Nanos};
 use taper_data::{Documents, Split};
-use taper_eval::{Perplexity, bytes_per_pass, documents_to_ids, perplexity};
+use taper_eval::{Latency, Perplexity, bytes_per_pass, documents_to_ids, latency, perplexity};
 use taper_model::{Calibration, Checkpoint, Model};
 
 use super::{materialise, read_json, search, write_json};
@@ -18,6 +18,9 @@ use crate::context::{Context, documents};
 use crate::error::finite;
 use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage, machine};
+
+/// Times that a latency is measured.
+const REPETITIONS: usize = 5;
 
 /// Draws of one random control, at most.
 const DRAWS: u64 = 32;
@@ -30,6 +33,35 @@ pub struct Evaluation {
     pub text: String,
     /// One row a model: original, pruned, uniform, random.
     pub rows: Vec<Row>,
+    /// Of the original and the pruned model, if the budget counts latency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencyReport>,
+}
+
+/// Predicted and measured latency, on one machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatencyReport {
+    /// The processor.
+    pub processor: String,
+    /// Threads used.
+    pub threads: usize,
+    /// Repetitions that the medians are of.
+    pub repetitions: usize,
+    /// One row a model: original, pruned.
+    pub rows: Vec<LatencyRow>,
+}
+
+/// Latency of a model of the final table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatencyRow {
+    /// `original` or `pruned`.
+    pub name: String,
+    /// From the prompts to the last token of each, by the table of times.
+    pub predicted: Option<Nanos>,
+    /// By the clock.
+    pub measured: Latency,
 }
 
 /// A model of the final table.
@@ -103,7 +135,9 @@ pub(crate) fn evaluate(
     context.console.started(stage, &text.name());
     let outcome = context.run.run(&key, |dir| {
         let rows = rows(context, calibration, pruned, &text)?;
-        write_json(&dir.join("eval.json"), &Evaluation { text: text.name(), rows })
+        let latency = context.spec.latency.as_ref().map(|table| latencies(context, table.generation, pruned, &rows));
+        let found = Evaluation { text: text.name(), rows, latency: latency.transpose()? };
+        write_json(&dir.join("eval.json"), &found)
     })?;
     let found: Evaluation = read_json(&context.run.path(stage.name()).join("eval.json"))?;
     let losses: Vec<String> = found.rows.iter().map(|row| format!("{} {:.4}", row.name, row.measured.loss)).collect();
@@ -117,7 +151,7 @@ fn rows(
     pruned: &Path,
     text: &Text,
 ) -> Result<Vec<Row>, PipelineError> {
-    let (recipe, spec) = (context.recipe, context.checkpoint.spec());
+    let (recipe, spec) = (context.recipe, &context.spec);
     let ids = documents_to_ids(&text.chosen(context), context.tokenizer()?, true, recipe.eval.tokens)?;
     let workers = machine::workers(bytes_per_pass(spec, recipe.eval.window));
     let measure = |model: &Model| perplexity(model, &ids, recipe.eval.settings(), workers, context.console);
@@ -165,11 +199,36 @@ fn rows(
     Ok(rows)
 }
 
+/// Original and pruned model by the clock.
+fn latencies(
+    context: &Context<'_>,
+    generation: Generation,
+    pruned: &Path,
+    rows: &[Row],
+) -> Result<LatencyReport, PipelineError> {
+    let pruned = Model::load(&Checkpoint::open(pruned)?)?;
+    let measured = |row: &Row| -> Result<Option<LatencyRow>, PipelineError> {
+        let model = match row.name.as_str() {
+            "original" => &context.stored()?,
+            "pruned" => &pruned,
+            _ => return Ok(None),
+        };
+        let measured = latency(model, generation, REPETITIONS, context.console)?;
+        Ok(Some(LatencyRow { name: row.name.clone(), predicted: row.costs.latency, measured }))
+    };
+    Ok(LatencyReport {
+        processor: machine::processor(),
+        threads: rayon::current_num_threads(),
+        repetitions: REPETITIONS,
+        rows: rows.iter().filter_map(|row| measured(row).transpose()).collect::<Result<_, _>>()?,
+    })
+}
+
 /// A random architecture inside the budget; `None` if many draws miss it.
 fn draw(context: &Context<'_>, index: u64) -> Result<Option<Architecture>, PipelineError> {
     for attempt in 0..DRAWS {
         let mut rng = stream(context.recipe.seed, "random-control", index, attempt);
-        match context.recipe.space.random(context.checkpoint.spec(), context.range, &mut rng) {
+        match context.recipe.space.random(&context.spec, context.range, &mut rng) {
             Err(ArchError::Infeasible { .. }) => {}
             other => return Ok(Some(other?)),
         }

@@ -4,6 +4,7 @@ pub(crate) mod calibrate;
 pub(crate) mod evaluate;
 pub(crate) mod load;
 pub(crate) mod materialise;
+pub(crate) mod measure;
 pub(crate) mod search;
 
 use std::path::Path;

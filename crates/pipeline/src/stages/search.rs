@@ -62,8 +62,12 @@ pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
         .with_json("space", &recipe.space)?
         .with_json("budget", &context.range)?
         .with_json("seed", &recipe.seed)?;
-    Ok(match &search.fidelity {
+    let key = match &search.fidelity {
         Some(fidelity) => key.with_json("fidelity", fidelity)?,
+        None => key,
+    };
+    Ok(match &context.spec.latency {
+        Some(table) => key.with_json("latency", &**table)?,
         None => key,
     })
 }
@@ -108,7 +112,7 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let proxy = taper_proxies::build(&methods.proxy.name, &methods.proxy.params)?;
     let racing = racing(recipe)?;
     let importance = Importance { blocks: calibration.importance.clone() };
-    let spec = context.checkpoint.spec().clone();
+    let spec = context.spec.clone();
     let problem = Problem { spec, space: recipe.space, range: context.range, importance, seed: recipe.seed };
 
     let (tokens, sorted) = (context.tokens(Split::Validation)?, context.sorted(calibration)?);
@@ -135,7 +139,7 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let found = Found {
         architecture: best.to_string(),
         score,
-        costs: cost(context.checkpoint.spec(), best, Workload::default())?,
+        costs: cost(&context.spec, best, Workload::default())?,
         provenance: explored.provenance(best)?,
         proxy: methods.proxy.name.clone(),
         strategy: methods.strategy.name.clone(),

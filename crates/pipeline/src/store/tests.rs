@@ -10,6 +10,7 @@ fn trial(genome: &str, scores: &[(&str, f64)]) -> Trial {
         architecture: genome.parse().unwrap(),
         scores: scores.iter().map(|(name, score)| ((*name).to_owned(), *score)).collect(),
         costs: Costs {
+            latency: None,
             parameters: Parameters(u64::MAX),
             non_embedding: Parameters(1),
             bytes: Bytes(2),

@@ -70,9 +70,10 @@ fn inside(problem: &Problem) -> Result<Vec<Architecture>, SearchError> {
         let above = reached.iter().copied().filter(|count| *count > range.most).min();
         let show = |count: Option<u64>| count.map_or("none".to_owned(), |count| count.to_string());
         let reason = format!(
-            "no uniform architecture has {} to {} parameters; the nearest have {} and {}: raise the tolerance or lower `channels_multiple`",
+            "no uniform architecture has {} to {} {}; the nearest have {} and {}: raise the tolerance or lower `channels_multiple`",
             range.least,
             range.most,
+            range.counted.unit(),
             show(below),
             show(above)
         );
@@ -141,7 +142,8 @@ mod tests {
     #[test]
     fn a_budget_between_sizes_names_the_nearest() {
         let refusal = build("uniform", &json!(null)).unwrap().start(problem(21_000, 22_500)).err().unwrap().to_string();
-        let near = "no uniform architecture has 21000 to 22500 parameters; the nearest have 18656 and 24800";
+        let near =
+            "no uniform architecture has 21000 to 22500 non-embedding parameters; the nearest have 18656 and 24800";
         assert!(refusal.contains(near), "{refusal}");
         assert!(build("uniform", &json!({"trials": 1})).is_err());
     }

@@ -1,0 +1,241 @@
+//! Attention of one new token a sequence against the keys and values of those before it.
+//!
+//! `o = Σ_s p_s v_s`, `p = softmax(q · k_s / sqrt(d_head))` over the tokens kept; query head `h` reads KV head `kv_of[h]`.
+//! A window is the cache's capacity: the newest token takes the place of the oldest, and the order of keys is no matter.
+//! Sources: arXiv:1911.02150 (incremental decoding), arXiv:2305.13245 (groups).
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::exp::exp;
+use crate::host::{self, Host};
+use crate::matrix::{View, multiply};
+use crate::{KernelError, Result};
+
+/// Multiply-adds that a task has at least: below it a thread is not worth waking.
+const PIECE: usize = 1 << 16;
+
+/// Keys and values of one attention, `[sequences, n_kv_heads, capacity, d_head]` each, of the newest `capacity` tokens.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    sequences: usize,
+    n_kv_heads: usize,
+    capacity: usize,
+    d_head: usize,
+    tokens: usize, // seen so far
+}
+
+impl KvCache {
+    /// An empty one, for `capacity` tokens of each of `sequences`.
+    pub fn new(sequences: usize, n_kv_heads: usize, capacity: usize, d_head: usize) -> Self {
+        let size = sequences * n_kv_heads * capacity * d_head;
+        let (keys, values) = (vec![0.0; size], vec![0.0; size]);
+        Self { keys, values, sequences, n_kv_heads, capacity, d_head, tokens: 0 }
+    }
+
+    /// Memory of keys and values.
+    pub fn bytes(&self) -> u64 {
+        (size_of::<f32>() * (self.keys.len() + self.values.len())) as u64
+    }
+
+    /// Tokens of each sequence that can be read.
+    fn kept(&self) -> usize {
+        self.tokens.min(self.capacity)
+    }
+
+    /// Counts `tokens` more of each sequence as seen, and leaves what is kept as it is.
+    pub fn skip(&mut self, tokens: usize) {
+        self.tokens += tokens;
+    }
+
+    /// Takes in the next tokens of each sequence.
+    ///
+    /// # Shapes
+    /// `k` and `v` `[sequences · tokens, n_kv_heads · d_head]`, any number of tokens.
+    ///
+    /// # Errors
+    /// If shapes, layout or device do not fit.
+    pub fn extend(&mut self, k: &Tensor, v: &Tensor) -> Result<()> {
+        const OP: &str = "kv_cache";
+        let width = self.n_kv_heads * self.d_head;
+        let (rows, _) = host::rows(OP, "k", k)?;
+        for (what, tensor) in [("k", k), ("v", v)] {
+            if tensor.dims() != [rows, width] || !rows.is_multiple_of(self.sequences.max(1)) {
+                return Err(host::shape(OP, what, tensor, format!("[{} · tokens, {width}]", self.sequences)));
+            }
+        }
+        let tokens = rows / self.sequences.max(1);
+        for (tensor, kept) in [(k, &mut self.keys), (v, &mut self.values)] {
+            let new = Host::of(OP, tensor)?;
+            let (capacity, d) = (self.capacity, self.d_head);
+            for (row, new) in new.chunks(width.max(1)).enumerate() {
+                let (sequence, token) = (row / tokens, row % tokens);
+                if token + capacity < tokens {
+                    continue; // overwritten by a later one
+                }
+                let slot = (self.tokens + token) % capacity;
+                for (head, new) in new.chunks(d).enumerate() {
+                    let at = ((sequence * self.n_kv_heads + head) * capacity + slot) * d;
+                    kept[at..at + d].copy_from_slice(new);
+                }
+            }
+        }
+        self.tokens += tokens;
+        Ok(())
+    }
+}
+
+/// # Shapes
+/// `q` `[sequences, n_heads · d_head]`, the newest token of each sequence, whose key is in `cache`; the result is as `q`.
+///
+/// # Errors
+/// If shapes, layout or device do not fit, or the cache is empty.
+pub fn decode_attention(q: &Tensor, cache: &KvCache, kv_of: &[usize]) -> Result<Tensor> {
+    const OP: &str = "decode_attention";
+    let (d, kept) = (cache.d_head, cache.kept());
+    let want = [cache.sequences, kv_of.len() * d];
+    if q.dims() != want {
+        return Err(host::shape(OP, "q", q, format!("{want:?}")));
+    }
+    let refuse = |what, got: usize, want: String| KernelError::Shape { op: OP, what, got: vec![got], want };
+    if let Some(kv) = kv_of.iter().find(|kv| **kv >= cache.n_kv_heads) {
+        return Err(refuse("kv_of", *kv, format!("KV heads below {}", cache.n_kv_heads)));
+    }
+    if kept == 0 {
+        return Err(refuse("cache", 0, "at least one token".to_owned()));
+    }
+    let queries = Host::of(OP, q)?;
+    let mut out = vec![0.0; queries.len()];
+    let least = PIECE.div_ceil(2 * kept * d.max(1));
+    let heads = out.par_chunks_mut(d.max(1)).zip(queries.par_chunks(d.max(1))).enumerate().with_min_len(least);
+    heads.for_each_init(
+        || vec![0.0; kept],
+        |scores, (task, (out, query))| {
+            let (sequence, head) = (task / kv_of.len(), task % kv_of.len());
+            let start = (sequence * cache.n_kv_heads + kv_of[head]) * cache.capacity * d;
+            let side = |values| View::new(values, [kept, d], d);
+            let (keys, values) = (side(&cache.keys[start..]), side(&cache.values[start..]));
+            let scale = 1.0 / (d as f32).sqrt();
+            multiply(scores, kept, false, scale, View::new(query, [1, d], d), keys.t());
+            let inverse = 1.0 / softmax(scores);
+            multiply(out, d, false, inverse, View::new(scores, [1, kept], kept), values);
+        },
+    );
+    host::tensor(OP, out, q.dims())
+}
+
+/// `exp(score − greatest)` in place; returns their sum.
+fn softmax(scores: &mut [f32]) -> f32 {
+    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|score| *score = exp(*score - most));
+    scores.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Heads, attention};
+    use candle_core::{DType, Device};
+    use taper_base::rng::{normal, stream};
+
+    const D: usize = 4;
+
+    fn random(rows: usize, heads: usize, name: &str) -> Vec<f32> {
+        let mut rng = stream(3, name, 0, 0);
+        (0..rows * heads * D).map(|_| normal(&mut rng) as f32).collect()
+    }
+
+    fn tensor(values: &[f32], rows: usize) -> Tensor {
+        Tensor::from_slice(values, (rows, values.len() / rows), &Device::Cpu).unwrap()
+    }
+
+    /// The definition for token `t` of one sequence, in f64: `q` of one token, `k` and `v` of all.
+    fn brute(q: &[f32], [k, v]: [&[f32]; 2], t: usize, kv_of: &[usize], kv_heads: usize, window: usize) -> Vec<f64> {
+        let at = |x: &[f32], token: usize, kv: usize, i: usize| f64::from(x[(token * kv_heads + kv) * D + i]);
+        let mut out = Vec::new();
+        for (head, kv) in kv_of.iter().enumerate() {
+            let seen: Vec<usize> = (0..=t).filter(|s| t - s < window).collect();
+            let score = |s: &usize| {
+                let dot: f64 = (0..D).map(|i| f64::from(q[head * D + i]) * at(k, *s, *kv, i)).sum();
+                (dot / (D as f64).sqrt()).exp()
+            };
+            let sum: f64 = seen.iter().map(score).sum();
+            out.extend((0..D).map(|i| seen.iter().map(|s| score(s) / sum * at(v, *s, *kv, i)).sum::<f64>()));
+        }
+        out
+    }
+
+    /// Every split of the tokens into a prompt and single steps reads what the definition reads.
+    #[test]
+    fn each_step_is_the_definition_with_groups_windows_and_uneven_heads() {
+        let (tokens, sequences, kv_heads) = (9, 2, 2);
+        for (kv_of, window) in [(vec![0, 0, 1, 1], 9), (vec![0, 1, 1], 3), (vec![1], 1), (vec![1, 0, 0, 0], 5)] {
+            let sides = ["k", "v"].map(|name| random(sequences * tokens, kv_heads, name));
+            let q = random(sequences * tokens, kv_of.len(), "q");
+            let width = kv_heads * D;
+            let part = |x: &[f32], from: usize, to: usize| -> Vec<f32> {
+                x.chunks(tokens * width).flat_map(|x| x[from * width..to * width].to_vec()).collect()
+            };
+            for prompt in 1..tokens {
+                let mut cache = KvCache::new(sequences, kv_heads, window.min(tokens), D);
+                let extend = |cache: &mut KvCache, from: usize, to: usize| {
+                    let [k, v] = sides.each_ref().map(|x| tensor(&part(x, from, to), sequences * (to - from)));
+                    cache.extend(&k, &v).unwrap();
+                };
+                extend(&mut cache, 0, prompt);
+                for t in prompt..tokens {
+                    extend(&mut cache, t, t + 1);
+                    let rows = q.chunks(tokens * kv_of.len() * D);
+                    let now: Vec<&[f32]> = rows.map(|q| &q[t * kv_of.len() * D..(t + 1) * kv_of.len() * D]).collect();
+                    let got = decode_attention(&tensor(&now.concat(), sequences), &cache, &kv_of).unwrap();
+                    let mut want = Vec::new();
+                    for (sequence, q) in now.iter().enumerate() {
+                        let own =
+                            sides.each_ref().map(|x| &x[sequence * tokens * width..(sequence + 1) * tokens * width]);
+                        want.extend(brute(q, own, t, &kv_of, kv_heads, window));
+                    }
+                    let got: Vec<f32> = got.flatten_all().unwrap().to_vec1().unwrap();
+                    let off = got.iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+                    assert!(off < 1e-6, "{kv_of:?} window {window} prompt {prompt} token {t}: {off}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_heads_and_tokens_give_what_the_tiled_attention_gives() {
+        let (tokens, heads, kv_of) = (300, 64, (0..64).map(|head| head / 8).collect::<Vec<_>>());
+        let (q, k, v) = (random(tokens, heads, "q"), random(tokens, 8, "k"), random(tokens, 8, "v"));
+        let (q, k, v) = (tensor(&q, tokens), tensor(&k, tokens), tensor(&v, tokens));
+        let all = Heads { sequences: 1, tokens, d_head: D, kv_of: &kv_of, n_kv_heads: 8, window: None };
+        let want = attention(&q, &k, &v, all).unwrap().out.narrow(0, tokens - 1, 1).unwrap();
+        let mut cache = KvCache::new(1, 8, tokens, D);
+        cache.extend(&k, &v).unwrap();
+        let got = decode_attention(&q.narrow(0, tokens - 1, 1).unwrap(), &cache, &kv_of).unwrap();
+        let off = (got - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(off < 1e-5, "{off}");
+    }
+
+    #[test]
+    fn shapes_are_checked_by_name() {
+        let zeros = |rows: usize, columns: usize| Tensor::zeros((rows, columns), DType::F32, &Device::Cpu).unwrap();
+        let mut cache = KvCache::new(2, 1, 3, D);
+        assert_eq!(cache.bytes(), 2 * 4 * 2 * 3 * D as u64);
+        let refusal = cache.extend(&zeros(3, D), &zeros(3, D)).unwrap_err().to_string();
+        assert_eq!(refusal, "kv_cache: k has shape [3, 4], wanted [2 · tokens, 4]");
+        let attend =
+            |cache: &KvCache, q: &Tensor, kv_of: &[usize]| decode_attention(q, cache, kv_of).unwrap_err().to_string();
+        assert_eq!(
+            attend(&cache, &zeros(2, D), &[0]),
+            "decode_attention: cache has shape [0], wanted at least one token"
+        );
+        cache.extend(&zeros(4, D), &zeros(4, D)).unwrap();
+        assert_eq!(attend(&cache, &zeros(1, D), &[0]), "decode_attention: q has shape [1, 4], wanted [2, 4]");
+        assert_eq!(
+            attend(&cache, &zeros(2, D), &[1]),
+            "decode_attention: kv_of has shape [1], wanted KV heads below 1"
+        );
+    }
+}

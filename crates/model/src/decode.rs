@@ -1,0 +1,203 @@
+//! Generation: a prompt at once, then a token of each sequence a step, keys and values of what was before kept.
+//!
+//! The logits are those of the full forward pass, up to rounding. A sliding window bounds what is kept. Source of the
+//! cache: arXiv:1911.02150.
+
+use candle_core::{D, Device, Tensor};
+use taper_arch::SubBlock;
+use taper_kernels::{
+    Heads, KvCache, Rope, Turn, attention, decode_attention, few_from_units, few_into_units, rms_norm, swiglu,
+};
+
+use crate::attention::Context;
+use crate::error::{at, candle};
+use crate::model::{Attention, Mlp, rope_frequencies};
+use crate::{Model, ModelError, Result};
+
+/// What a pass has just gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The embedding, before all blocks.
+    Embedding,
+    /// A sub-block.
+    Half {
+        /// Its block.
+        block: usize,
+        /// Which half.
+        half: SubBlock,
+    },
+    /// The final norm and the head, after all blocks.
+    Head,
+}
+
+/// Told of each part as it ends: whoever wants to time them.
+pub type Passed<'a> = dyn FnMut(Part) + 'a;
+
+/// Sequences being generated, all of one length.
+#[derive(Debug)]
+pub struct Decoder<'a> {
+    model: &'a Model,
+    caches: Vec<Option<KvCache>>, // one a block; none without attention
+    frequencies: Vec<f32>,
+    sequences: usize,
+    capacity: usize,
+    tokens: usize,
+}
+
+impl<'a> Decoder<'a> {
+    /// For `sequences` of up to `capacity` tokens each, prompt included.
+    ///
+    /// # Errors
+    /// [`ModelError::Ids`] if there are none.
+    pub fn new(model: &'a Model, sequences: usize, capacity: usize) -> Result<Self> {
+        if sequences == 0 || capacity == 0 {
+            return Err(ModelError::Ids { reason: format!("{sequences} sequences of {capacity} tokens are none") });
+        }
+        let cache = |attention: &Attention| {
+            let kept = attention.window.map_or(capacity, |window| window.clamp(1, capacity));
+            KvCache::new(sequences, attention.n_kv_heads, kept, model.spec.d_head)
+        };
+        let caches = model.blocks.iter().map(|block| block.attention.as_ref().map(cache)).collect();
+        let frequencies = rope_frequencies(&model.spec);
+        Ok(Self { model, caches, frequencies, sequences, capacity, tokens: 0 })
+    }
+
+    /// As if `tokens` more of each sequence had been fed, with whatever keys and values: for the clock, which does not care.
+    pub fn skip(&mut self, tokens: usize) {
+        self.caches.iter_mut().flatten().for_each(|cache| cache.skip(tokens));
+        self.tokens += tokens;
+    }
+
+    /// Memory of all keys and values.
+    pub fn cache_bytes(&self) -> u64 {
+        self.caches.iter().flatten().map(KvCache::bytes).sum()
+    }
+
+    /// Takes in the next tokens of each sequence, and returns the logits of what follows: at first the prompts, then one
+    /// token of each.
+    ///
+    /// # Shapes
+    /// `ids` `[sequences, tokens]`, row after row; the result is `[sequences, vocab]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Ids`] if `ids` are no such rows, more than was said, or several after the first; if an operation fails.
+    pub fn feed(&mut self, ids: &[u32], passed: &mut Passed<'_>) -> Result<Tensor> {
+        let (sequences, length) = (self.sequences, ids.len() / self.sequences);
+        let refuse = |reason: String| Err(ModelError::Ids { reason });
+        if ids.is_empty() || !ids.len().is_multiple_of(sequences) {
+            return refuse(format!("{} are no rows of {sequences} sequences", ids.len()));
+        }
+        if self.tokens > 0 && length > 1 {
+            return refuse(format!("{length} of each sequence after {}, wanted one", self.tokens));
+        }
+        let tokens = self.tokens + length;
+        if tokens > self.capacity {
+            return refuse(format!("{tokens} of each sequence, wanted at most {}", self.capacity));
+        }
+        let model = self.model;
+        let rope = Rope::at(&self.frequencies, self.tokens..tokens);
+        let (d_head, eps) = (model.spec.d_head, model.spec.norm_eps);
+        let context = Context { sequences, tokens: length, d_head, eps, rope };
+        let mut x = model.look_up(ids)?; // [sequences * length, d_model]
+        passed(Part::Embedding);
+        for (index, block) in model.blocks.iter().enumerate() {
+            let mut ended = |half| passed(Part::Half { block: index, half });
+            if let (Some(attention), Some(cache)) = (&block.attention, &mut self.caches[index]) {
+                let place = || at(format!("block {index}, {}", SubBlock::Attention));
+                x = attention.extend(&context, &x, cache, self.tokens == 0).map_err(place())?;
+                ended(SubBlock::Attention);
+            }
+            if let Some(mlp) = &block.mlp {
+                let place = || at(format!("block {index}, {}", SubBlock::Mlp));
+                x = mlp.pass(context.eps, &x).map_err(place())?;
+                ended(SubBlock::Mlp);
+            }
+        }
+        self.tokens = tokens;
+        let logits = model.last_logits(&x, sequences)?;
+        passed(Part::Head);
+        Ok(logits)
+    }
+}
+
+impl Attention {
+    /// As [`Attention::forward`]; keys and values of `x` `[sequences * tokens, d_model]` go into `cache`. Only the `first`
+    /// rows of a sequence may have more than one token.
+    fn extend(&self, context: &Context, x: &Tensor, cache: &mut KvCache, first: bool) -> taper_kernels::Result<Tensor> {
+        let normed = rms_norm(x, &self.norm, context.eps)?;
+        let bias = |index: usize| self.qkv_bias.as_ref().map(|bias| &bias[index]);
+        let mut q = few_into_units(&normed, &self.q, bias(0))?; // [sequences * tokens, n_heads * d_head]
+        let mut k = few_into_units(&normed, &self.k, bias(1))?; // [sequences * tokens, n_kv_heads * d_head]
+        let v = few_into_units(&normed, &self.v, bias(2))?;
+        if let Some(weights) = &self.qk_norm {
+            for (x, weight) in [&mut q, &mut k].into_iter().zip(weights) {
+                let heads = x.reshape((x.elem_count() / context.d_head, context.d_head)).map_err(candle("heads"))?;
+                *x = rms_norm(&heads, weight, context.eps)?.reshape(x.dims()).map_err(candle("heads"))?;
+            }
+        }
+        let (q, k) = (context.rope.apply(&q, Turn::Forward)?, context.rope.apply(&k, Turn::Forward)?);
+        cache.extend(&k, &v)?;
+        let units = if first {
+            let heads = Heads {
+                sequences: context.sequences,
+                tokens: context.tokens,
+                d_head: context.d_head,
+                kv_of: &self.kv_of,
+                n_kv_heads: self.n_kv_heads,
+                window: self.window,
+            };
+            attention(&q, &k, &v, heads)?.out
+        } else {
+            decode_attention(&q, cache, &self.kv_of)?
+        };
+        let y = few_from_units(&units, &self.o, self.o_bias.as_ref())?;
+        (x + y).map_err(candle("residual"))
+    }
+}
+
+impl Mlp {
+    /// As [`Mlp::forward`], without a tape.
+    fn pass(&self, eps: f64, x: &Tensor) -> taper_kernels::Result<Tensor> {
+        let normed = rms_norm(x, &self.norm, eps)?;
+        let bias = |index: usize| self.gate_up_bias.as_ref().map(|bias| &bias[index]);
+        let gate = few_into_units(&normed, &self.gate, bias(0))?; // [tokens, d_ff]
+        let up = few_into_units(&normed, &self.up, bias(1))?;
+        let y = few_from_units(&swiglu(&gate, &up)?, &self.down, self.down_bias.as_ref())?;
+        (x + y).map_err(candle("residual"))
+    }
+}
+
+impl Model {
+    /// Rows of the embedding: `[tokens, d_model]`.
+    fn look_up(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.spec.vocab) {
+            return Err(ModelError::Ids { reason: format!("{id} is outside the vocabulary of {}", self.spec.vocab) });
+        }
+        let rows =
+            Tensor::from_slice(ids, ids.len(), &Device::Cpu).and_then(|ids| self.embedding.index_select(&ids, 0));
+        rows.map_err(candle("embedding")).map_err(at("embedding"))
+    }
+
+    /// Logits of each sequence's last row of the residual stream: `[sequences, vocab]`.
+    fn last_logits(&self, x: &Tensor, sequences: usize) -> Result<Tensor> {
+        let last = || {
+            let (rows, d) = x.dims2()?;
+            x.reshape((sequences, rows / sequences, d))?.narrow(1, rows / sequences - 1, 1)?.squeeze(1)?.contiguous()
+        };
+        let last = last().map_err(candle("last token")).map_err(at("head"))?;
+        let hidden = rms_norm(&last, &self.norm, self.spec.norm_eps).map_err(at("final norm"))?;
+        few_into_units(&hidden, self.head(), None).map_err(at("head"))
+    }
+}
+
+/// The likeliest next token of each sequence, the smaller id of two.
+///
+/// # Shapes
+/// `logits` `[sequences, vocab]`; the result is `[sequences]`.
+///
+/// # Errors
+/// If `logits` is no matrix.
+pub fn greedy(logits: &Tensor) -> Result<Vec<u32>> {
+    let best = logits.argmax(D::Minus1).and_then(|best| best.to_vec1());
+    best.map_err(candle("argmax")).map_err(at("greedy"))
+}

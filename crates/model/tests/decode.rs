@@ -1,0 +1,168 @@
+//! Generation step by step gives the logits of the full forward pass, and those of PyTorch, for every family and cut.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use taper_arch::{SelectedAttention, SelectedBlock, SubBlock};
+use taper_model::{Batch, Checkpoint, Decoder, Model, Part, greedy};
+
+/// Largest difference from the full forward, relative to the largest logit: two orders of summation in f32.
+const CACHED: f64 = 1e-5;
+/// Largest difference from PyTorch, as `golden/README.toml` says, and why.
+const GOLDEN: f64 = 1e-4;
+
+struct Tiny {
+    name: String,
+    model: Model,
+    ids: Vec<Vec<u32>>,
+    logits: Vec<Vec<Vec<f32>>>, // of PyTorch
+}
+
+fn folders() -> Vec<PathBuf> {
+    let all = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")).unwrap();
+    let mut all: Vec<_> = all.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    all.sort();
+    assert_eq!(all.len(), 7);
+    all
+}
+
+fn all() -> Vec<Tiny> {
+    let open = |folder: &PathBuf| {
+        let golden = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
+        Tiny {
+            name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+            model: Model::load(&Checkpoint::open(folder).unwrap()).unwrap(),
+            ids: golden["input_ids"].to_dtype(DType::U32).unwrap().to_vec2().unwrap(),
+            logits: golden["logits"].to_vec3().unwrap(),
+        }
+    };
+    folders().iter().map(open).collect()
+}
+
+fn column(ids: &[Vec<u32>], from: usize, to: usize) -> Vec<u32> {
+    ids.iter().flat_map(|row| row[from..to].to_vec()).collect()
+}
+
+/// Logits of each position from `prompt - 1` on, `[positions][sequences][vocab]`, by a prompt and steps.
+fn cached(model: &Model, ids: &[Vec<u32>], prompt: usize) -> Vec<Vec<Vec<f32>>> {
+    let length = ids[0].len();
+    let mut decoder = Decoder::new(model, ids.len(), length).unwrap();
+    let mut feed = |from, to| decoder.feed(&column(ids, from, to), &mut |_| ()).unwrap().to_vec2().unwrap();
+    let mut rows = vec![feed(0, prompt)];
+    rows.extend((prompt..length).map(|t| feed(t, t + 1)));
+    rows
+}
+
+/// The largest difference of `cached` logits from the full forward pass, relative to the largest of those.
+fn off(model: &Model, ids: &[Vec<u32>], prompt: usize) -> f64 {
+    let length = ids[0].len();
+    let full: Vec<Vec<f32>> = model.logits(Batch::new(&ids.concat(), length).unwrap()).unwrap().to_vec2().unwrap();
+    let largest = full.iter().flatten().fold(1.0_f32, |most, x| most.max(x.abs()));
+    let mut worst = 0.0_f64;
+    for (at, rows) in cached(model, ids, prompt).iter().enumerate() {
+        for (sequence, row) in rows.iter().enumerate() {
+            worst = worst.max(testkit::max_abs_diff(row, &full[sequence * length + prompt - 1 + at]));
+        }
+    }
+    worst / f64::from(largest)
+}
+
+/// Uneven heads, a lone MLP, a lone attention, and nothing at all, by turns.
+fn uneven(model: &Model) -> Model {
+    let block = |(index, block): (usize, &taper_arch::BlockSpec)| {
+        let (attention, mlp) = (block.attention.unwrap(), block.mlp.unwrap());
+        let per_group = attention.heads_per_group();
+        // all heads of the last group, and the first head of the first one
+        let last = (attention.n_heads - per_group..attention.n_heads).collect::<Vec<_>>();
+        let heads = if attention.n_kv_heads > 1 { [&last[..], &[0]].concat() } else { last };
+        let groups = if attention.n_kv_heads > 1 { vec![0, attention.n_kv_heads - 1] } else { vec![0] };
+        let kept = SelectedAttention { heads, groups };
+        let channels = (0..mlp.d_ff).filter(|channel| channel % 3 != 1).collect();
+        match index % 4 {
+            0 => SelectedBlock { attention: Some(kept), mlp: Some(channels) },
+            1 => SelectedBlock { attention: None, mlp: Some(channels) },
+            2 => SelectedBlock { attention: Some(kept), mlp: None },
+            _ => SelectedBlock { attention: None, mlp: None },
+        }
+    };
+    model.cut(&model.spec().blocks.iter().enumerate().map(block).collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn every_family_gives_the_full_pass_from_any_prompt() {
+    for tiny in all() {
+        for prompt in [1, 2, tiny.ids[0].len() / 2, tiny.ids[0].len()] {
+            let off = off(&tiny.model, &tiny.ids, prompt);
+            assert!(off <= CACHED, "{}, prompt {prompt}: {off}", tiny.name);
+        }
+    }
+}
+
+#[test]
+fn every_family_gives_the_logits_of_pytorch() {
+    for tiny in all() {
+        let rows = cached(&tiny.model, &tiny.ids, 3);
+        for (at, rows) in rows.iter().enumerate() {
+            for (row, golden) in rows.iter().zip(&tiny.logits) {
+                let worst = testkit::max_abs_diff(row, &golden[2 + at]);
+                assert!(worst <= GOLDEN, "{}, position {}: {worst}", tiny.name, 2 + at);
+            }
+        }
+    }
+}
+
+#[test]
+fn cut_models_give_their_full_pass() {
+    for tiny in all() {
+        for model in [uneven(&tiny.model), uneven(&tiny.model).without_empty_blocks()] {
+            let off = off(&model, &tiny.ids, 4);
+            assert!(off <= CACHED, "{}: {off}", tiny.name);
+        }
+    }
+}
+
+#[test]
+fn parts_are_told_in_order_and_a_window_bounds_the_cache() {
+    let tiny = all().into_iter().find(|tiny| tiny.name == "mistral-window").unwrap();
+    let spec = tiny.model.spec();
+    let window = spec.blocks[0].attention.unwrap().window.unwrap();
+    let length = tiny.ids[0].len();
+    assert!(window < length, "{window} {length}");
+    let mut decoder = Decoder::new(&tiny.model, tiny.ids.len(), length).unwrap();
+    let kv = |block: &taper_arch::BlockSpec| 2 * 4 * block.attention.unwrap().n_kv_heads * spec.d_head;
+    let bytes: usize = spec.blocks.iter().map(|block| kv(block) * window * tiny.ids.len()).sum();
+    assert_eq!(decoder.cache_bytes(), bytes as u64);
+    let mut parts = Vec::new();
+    decoder.feed(&column(&tiny.ids, 0, 1), &mut |part| parts.push(part)).unwrap();
+    let half = |block, half| Part::Half { block, half };
+    let halves = (0..spec.blocks.len()).flat_map(|block| SubBlock::BOTH.map(|which| half(block, which)));
+    let want: Vec<Part> = [Part::Embedding].into_iter().chain(halves).chain([Part::Head]).collect();
+    assert_eq!(parts, want);
+}
+
+#[test]
+fn what_cannot_be_fed_is_refused() {
+    let tiny = &all()[0];
+    let vocab = tiny.model.spec().vocab as u32;
+    let refusal = |feeds: &[&[u32]]| {
+        let mut decoder = Decoder::new(&tiny.model, 2, 3).unwrap();
+        let mut last = Ok(Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
+        feeds.iter().for_each(|ids| last = decoder.feed(ids, &mut |_| ()));
+        last.unwrap_err().to_string()
+    };
+    assert_eq!(refusal(&[&[1, 2, 3]]), "token ids: 3 are no rows of 2 sequences");
+    assert_eq!(refusal(&[&[]]), "token ids: 0 are no rows of 2 sequences");
+    assert_eq!(refusal(&[&[1; 8]]), "token ids: 4 of each sequence, wanted at most 3");
+    assert_eq!(refusal(&[&[1; 2], &[1; 4]]), "token ids: 2 of each sequence after 1, wanted one");
+    assert_eq!(refusal(&[&[vocab, 1]]), format!("token ids: {vocab} is outside the vocabulary of {vocab}"));
+    let none = Decoder::new(&tiny.model, 0, 3).unwrap_err().to_string();
+    assert_eq!(none, "token ids: 0 sequences of 3 tokens are none");
+}
+
+#[test]
+fn the_likeliest_token_is_taken_and_the_smaller_of_two() {
+    let logits = Tensor::from_slice(&[0.0_f32, 2.0, 2.0, -1.0, -3.0, -0.5], (2, 3), &Device::Cpu).unwrap();
+    assert_eq!(greedy(&logits).unwrap(), [1, 2]);
+}
