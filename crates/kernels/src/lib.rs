@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+pub mod cuda;
 mod exp;
 mod host;
 mod linear;
