@@ -8,12 +8,9 @@ mod cases;
 mod emulation;
 mod reference;
 
-use std::sync::Arc;
-use taper_kernels::cuda::Machine;
-
 #[cfg(feature = "cuda")]
-fn gpu() -> Arc<dyn Machine> {
-    Arc::new(taper_kernels::cuda::Device::open(0).unwrap())
+fn gpu() -> cases::Gpu {
+    std::sync::Arc::new(taper_kernels::cuda::Device::open(0).unwrap())
 }
 
 /// Each case as two tests.
@@ -34,5 +31,11 @@ macro_rules! on_both {
 }
 
 on_both! {
+    attention: forward, backward, arguments_are_checked;
+    elementwise: sums, gates, turns;
+    loss: losses_and_gradients, a_row_apart, arguments_are_checked;
     norm: norms_forward, norms_backward, weight_gradients, arguments_are_checked;
+    sums: columns_and_rows, moments_of_pairs, moments_of_rows;
+    table: rows_by_token, gradients_by_token;
+    units: products, gradients, a_prefix_is_a_view;
 }

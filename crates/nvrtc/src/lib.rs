@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 pub use cache::Cache;
 pub use library::{Compiled, Nvrtc};
-pub use source::{FILES, Module, Storage, source_of};
+pub use source::{FILES, Module, Storage, modules, source_of};
 
 /// Compute capabilities that the sources are compiled for: Ampere and Hopper. Later ones run the PTX of the last.
 pub const ARCHITECTURES: [u32; 2] = [80, 90];

@@ -8,9 +8,17 @@ use crate::{NvrtcError, Result};
 
 /// Every file of `kernels/`, by name: sources (`.cu`) and what they include (`.cuh`).
 pub const FILES: &[(&str, &str)] = &[
+    ("add.cu", include_str!("../../../kernels/add.cu")),
+    ("attention.cu", include_str!("../../../kernels/attention.cu")),
+    ("attention.cuh", include_str!("../../../kernels/attention.cuh")),
+    ("attention_mma.cu", include_str!("../../../kernels/attention_mma.cu")),
     ("common.cuh", include_str!("../../../kernels/common.cuh")),
     ("device.cuh", include_str!("../../../kernels/device.cuh")),
+    ("embedding.cu", include_str!("../../../kernels/embedding.cu")),
+    ("gate.cu", include_str!("../../../kernels/gate.cu")),
+    ("loss.cu", include_str!("../../../kernels/loss.cu")),
     ("norm.cu", include_str!("../../../kernels/norm.cu")),
+    ("rope.cu", include_str!("../../../kernels/rope.cu")),
     ("stats.cu", include_str!("../../../kernels/stats.cu")),
 ];
 
@@ -82,6 +90,21 @@ impl fmt::Display for Module {
     }
 }
 
+/// Every module there is, for heads of these widths.
+pub fn modules(d_heads: &[usize]) -> Vec<Module> {
+    let files = FILES.iter().map(|(file, _)| *file).filter(|file| file.ends_with(".cu"));
+    let typed = files.flat_map(|file| [Storage::F32, Storage::Bf16].map(|storage| Module { file, storage, d_head: None }));
+    // Tensor cores take bf16 alone, in whole tiles.
+    let is_mma = |module: &Module| module.file.ends_with("_mma.cu");
+    let typed = typed.filter(|module| !is_mma(module) || module.storage == Storage::Bf16);
+    let sized = typed.flat_map(|module| {
+        let fitting = d_heads.iter().filter(|d| !is_mma(&module) || d.is_multiple_of(16));
+        let sizes: Vec<_> = fitting.map(|d| Module { d_head: Some(*d), ..module }).collect();
+        if module.file.starts_with("attention") { sizes } else { vec![module] }
+    });
+    sized.collect()
+}
+
 /// The text of a source.
 ///
 /// # Errors
@@ -105,6 +128,17 @@ mod tests {
             std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         found.sort();
         assert_eq!(FILES.iter().map(|(name, _)| *name).collect::<Vec<_>>(), found);
+    }
+
+    #[test]
+    fn every_source_is_in_some_module_and_heads_only_where_they_matter() {
+        let all = modules(&[5, 64]);
+        let sources = FILES.iter().filter(|(file, _)| file.ends_with(".cu"));
+        assert!(sources.into_iter().all(|(file, _)| all.iter().any(|module| module.file == *file)));
+        let of = |file: &str| all.iter().filter(|m| m.file == file).map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(of("norm.cu"), ["norm-f32", "norm-bf16"]);
+        assert_eq!(of("attention_mma.cu"), ["attention_mma-bf16-d64"]);
+        assert_eq!(of("attention.cu").len(), 4);
     }
 
     #[test]

@@ -11,6 +11,11 @@ pub(crate) const BLOCK: u32 = 256;
 /// The most blocks along x, and along y and z.
 const MOST: [usize; 3] = [i32::MAX as usize, 65_535, 65_535];
 
+/// Blocks for one thread a value.
+pub(crate) fn cover(values: usize) -> [usize; 3] {
+    [values.div_ceil(BLOCK as usize), 1, 1]
+}
+
 /// A launch in the making.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -80,6 +85,11 @@ impl Kernel {
     /// Blocks; none at all means nothing to do.
     pub(crate) fn grid(mut self, grid: [usize; 3]) -> Self {
         self.grid = grid;
+        self
+    }
+
+    pub(crate) fn along_y(mut self, blocks: usize) -> Self {
+        self.grid[1] = blocks;
         self
     }
 

@@ -1,6 +1,12 @@
 //! What each operation must give; each case takes the machine to run on.
 
+pub mod attention;
+pub mod elementwise;
+pub mod loss;
 pub mod norm;
+pub mod sums;
+pub mod table;
+pub mod units;
 
 use std::sync::Arc;
 

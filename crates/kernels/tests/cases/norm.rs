@@ -5,6 +5,8 @@ use taper_kernels::cuda::{
 };
 
 const EPS: f64 = 1e-5;
+/// For rows of one value, whose normalised value is constant but for this: else there is only rounding to compare.
+const WIDE_EPS: f64 = 0.5;
 /// Rows and columns: one value, less than a warp, odd, more than a block, more rows than a piece.
 const SHAPES: [[usize; 2]; 6] = [[1, 1], [1, 7], [3, 33], [5, 577], [2, 1024], [131, 20]];
 
@@ -27,11 +29,12 @@ pub fn norms_backward(machine: &Gpu) {
     for (shape, storage) in SHAPES.into_iter().flat_map(|shape| BOTH.map(|storage| (shape, storage))) {
         let (x, w) = (given(machine, "x", &shape, storage), given(machine, "w", &shape[1..], storage));
         let dy = given(machine, "dy", &shape, storage);
-        let got = rms_norm_backward(&x.array, &w.array, EPS, &dy.array).unwrap();
-        let want = reference::rms_backward(&x.values, &w.values, EPS, &dy.values).0;
+        let eps = if shape[1] == 1 { WIDE_EPS } else { EPS };
+        let got = rms_norm_backward(&x.array, &w.array, eps, &dy.array).unwrap();
+        let want = reference::rms_backward(&x.values, &w.values, eps, &dy.values).0;
         close(&format!("rms_norm_backward {shape:?}"), &got, &want, storage);
         if shape[1] == 1 {
-            continue; // LayerNorm of one value is constant: the gradient is 0, and nothing to compare with
+            continue; // LayerNorm of one value is 0
         }
         let got = layer_norm_backward(&x.array, &w.array, EPS, &dy.array).unwrap();
         let want = reference::layer_backward(&x.values, &w.values, EPS, &dy.values).0;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libloading::{Library, Symbol};
 use taper_base::{Fingerprint, files};
@@ -20,6 +20,9 @@ const GUARD: usize = 256;
 const FILL: u8 = 0xff;
 
 type Entry = unsafe extern "C" fn(u32, u32, u32, u32, usize, *const *const c_void, usize, i32) -> *const c_char;
+
+/// A library is loaded once a process, and what a block shares are its globals: one launch at a time.
+static LAUNCH: Mutex<()> = Mutex::new(());
 
 /// The host as a machine.
 #[derive(Debug, Default)]
@@ -63,7 +66,7 @@ impl Host {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,6 +136,7 @@ impl State {
             unsafe { library.get(format!("emulated_{}", launch.kernel).as_bytes()) }.expect(launch.kernel);
         let pointers: Vec<*const c_void> = launch.arguments.iter().map(pointer).collect();
         let [x, y, z] = launch.grid;
+        let _alone = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: addresses are those of live blocks, and the entry checks the number of arguments.
         let message = unsafe {
             let message = entry(x, y, z, launch.block, launch.shared, pointers.as_ptr(), pointers.len(), order);
@@ -191,7 +195,7 @@ fn pointer(argument: &Argument) -> *const c_void {
 
 /// Compiles a module for the host, or takes what an earlier run compiled from the same sources.
 fn compile(module: &Module) -> Library {
-    let root = testkit::workspace_root();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let header = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation/device.cuh")).unwrap();
     let text = std::fs::read_to_string(root.join("kernels").join(module.file)).unwrap();
     let hash = Fingerprint::of_bytes(&[module.fingerprint().unwrap().as_str().as_bytes(), &header].concat());

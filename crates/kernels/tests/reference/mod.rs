@@ -2,3 +2,4 @@
 //! the shortened formulas that the kernels use.
 
 pub mod norm;
+pub mod attention;
