@@ -4,6 +4,8 @@
 //! `--ignored`).
 #![expect(unsafe_code, reason = "the emulation loads what it compiles")]
 
+#[cfg(feature = "cuda")]
+mod benchmark;
 mod cases;
 mod emulation;
 mod reference;

@@ -79,10 +79,12 @@ impl Nvrtc {
     pub fn compile_text(&self, file: &str, text: &str, defines: &[String], architecture: u32) -> Result<Compiled> {
         let program = Running { nvrtc: self, program: self.create(file, text)? };
         let defines = defines.iter().map(|define| format!("--define-macro={define}"));
-        let options = [format!("--gpu-architecture=sm_{architecture}"), "--std=c++17".into(), "--generate-line-info".into()];
+        let options =
+            [format!("--gpu-architecture=sm_{architecture}"), "--std=c++17".into(), "--generate-line-info".into()];
         let options: Vec<CString> = options.into_iter().chain(defines).map(|option| c_string(&option)).collect();
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
-        let call = self.symbol::<unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int>("nvrtcCompileProgram")?;
+        let call =
+            self.symbol::<unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int>("nvrtcCompileProgram")?;
         #[expect(unsafe_code, reason = "NVRTC's C interface")]
         // SAFETY: the program is alive, and `options` outlives the call.
         let status = unsafe { call(program.program, pointers.len() as c_int, pointers.as_ptr()) };
@@ -174,7 +176,8 @@ impl Drop for Running<'_> {
 /// The helper library beside NVRTC, loaded first so that NVRTC finds it by its name.
 fn builtins_of(folder: &Path) -> Option<Library> {
     let entries = std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    let helper = |path: &std::path::PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(BUILTINS));
+    let helper =
+        |path: &std::path::PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(BUILTINS));
     let path = entries.filter(helper).min()?;
     #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
     // SAFETY: it holds data; its initialisers have no preconditions. If it fails, so does the first compilation.

@@ -93,7 +93,8 @@ impl fmt::Display for Module {
 /// Every module there is, for heads of these widths.
 pub fn modules(d_heads: &[usize]) -> Vec<Module> {
     let files = FILES.iter().map(|(file, _)| *file).filter(|file| file.ends_with(".cu"));
-    let typed = files.flat_map(|file| [Storage::F32, Storage::Bf16].map(|storage| Module { file, storage, d_head: None }));
+    let typed =
+        files.flat_map(|file| [Storage::F32, Storage::Bf16].map(|storage| Module { file, storage, d_head: None }));
     // Tensor cores take bf16 alone, in whole tiles.
     let is_mma = |module: &Module| module.file.ends_with("_mma.cu");
     let typed = typed.filter(|module| !is_mma(module) || module.storage == Storage::Bf16);

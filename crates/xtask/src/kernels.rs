@@ -21,11 +21,10 @@ pub(crate) struct Options {
 /// Prints a line a kernel source with time and size; what is returned are the messages of those refused.
 ///
 /// # Errors
-/// If there is no NVRTC, or the PTX cannot be written.
-pub(crate) fn compile(options: &Options, toolkit: &Path, out: &mut dyn Write) -> anyhow::Result<Vec<String>> {
-    let folder = std::env::var_os("TAPER_NVRTC").map_or_else(|| toolkit.to_owned(), PathBuf::from);
-    let nvrtc = Nvrtc::open(Some(&folder)).context("run scripts/cuda_toolkit.sh first")?;
-    let cache = options.ptx.as_ref().map(|ptx| Cache::new(ptx.clone(), Some(folder)));
+/// If there is no NVRTC in the folder `nvrtc`, or the PTX cannot be written.
+pub(crate) fn compile(options: &Options, nvrtc: &Path, out: &mut dyn Write) -> anyhow::Result<Vec<String>> {
+    let cache = options.ptx.as_ref().map(|ptx| Cache::new(ptx.clone(), Some(nvrtc.to_owned())));
+    let nvrtc = Nvrtc::open(Some(nvrtc)).context("run scripts/cuda_toolkit.sh first")?;
     let mut refused = Vec::new();
     for module in modules(&options.d_head) {
         for architecture in ARCHITECTURES {
@@ -39,7 +38,9 @@ pub(crate) fn compile(options: &Options, toolkit: &Path, out: &mut dyn Write) ->
                         cache.ptx(&module, architecture)?;
                     }
                 }
-                Err(refusal @ NvrtcError::Compile { .. }) => refused.push(format!("{module} sm_{architecture}: {refusal}")),
+                Err(refusal @ NvrtcError::Compile { .. }) => {
+                    refused.push(format!("{module} sm_{architecture}: {refusal}"))
+                }
                 Err(cause) => return Err(cause.into()),
             }
         }

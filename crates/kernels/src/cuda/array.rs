@@ -190,7 +190,8 @@ impl Array {
         self.shape.iter().product()
     }
 
-    pub(crate) fn address(&self) -> u64 {
+    /// Where it lies, as kernels are told.
+    pub fn address(&self) -> u64 {
         self.memory.address + self.start as u64
     }
 

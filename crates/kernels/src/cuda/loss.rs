@@ -56,7 +56,7 @@ pub fn cross_entropy(
         let logits = pieces.logits(start, count)?;
         let kernel = pieces.kernel(OP, &losses, start, count, &logits)?.array(&weights.rows(start, count)?);
         kernel.size("vocab", pieces.vocab).run(machine)?;
-        pieces.from_slopes(&logits, start, count, &gradient)?;
+        pieces.through_head(&logits, start, count, &gradient)?;
         if of_head {
             pieces.of_head(&logits, start, count, &mut head_gradient)?;
         }
@@ -101,14 +101,7 @@ impl<'a> Pieces<'a> {
         multiply(self.op, ("hidden", Operand::plain(&input)), ("head", Operand::turned(self.head)), Kind::F32)
     }
 
-    fn kernel(
-        &self,
-        name: &'static str,
-        losses: &Array,
-        start: usize,
-        count: usize,
-        logits: &Array,
-    ) -> Result<Kernel> {
+    fn kernel(&self, name: &'static str, losses: &Array, start: usize, count: usize, logits: &Array) -> Result<Kernel> {
         let kernel = Kernel::new(self.op, FILE, name, self.storage).array(&losses.rows(start, count)?).array(logits);
         Ok(kernel.array(&self.targets.rows(start, count)?).grid([count, 1, 1]))
     }
@@ -120,14 +113,10 @@ impl<'a> Pieces<'a> {
     }
 
     /// `gradient[start..] = slopes · head`.
-    fn from_slopes(&self, logits: &Array, start: usize, count: usize, gradient: &Array) -> Result<()> {
+    fn through_head(&self, logits: &Array, start: usize, count: usize, gradient: &Array) -> Result<()> {
         let (part, (_, d)) = (gradient.rows(start, count)?, self.hidden.as_rows());
-        let matrix = |array: &Array| Matrix {
-            address: array.address(),
-            storage: self.storage,
-            leading: d,
-            transposed: false,
-        };
+        let matrix =
+            |array: &Array| Matrix { address: array.address(), storage: self.storage, leading: d, transposed: false };
         let (b, a, out) = (self.slopes(logits, false), matrix(self.head), matrix(&part));
         let product = Product { a, b, out, m: d, n: count, k: self.vocab, add: false };
         gradient.machine().run(&Command::Product(product))

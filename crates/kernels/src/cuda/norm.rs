@@ -116,7 +116,12 @@ impl Rows {
     fn of(op: &'static str, x: &Array, weights: &[(&'static str, &Array)]) -> Result<Self> {
         let (storage, (rows, d)) = (x.storage(op, "x")?, x.as_rows());
         if d == 0 {
-            return Err(CudaError::Shape { op, what: "x", got: x.shape().to_vec(), want: "[…, d], d at least 1".into() });
+            return Err(CudaError::Shape {
+                op,
+                what: "x",
+                got: x.shape().to_vec(),
+                want: "[…, d], d at least 1".into(),
+            });
         }
         for (what, weight) in weights {
             weight.expect(op, what, &[d], x.kind())?;

@@ -1,4 +1,4 @@
-use super::{Gpu, Given, close, given};
+use super::{Given, Gpu, close, given};
 use crate::reference::attention::Reference;
 use taper_kernels::Heads;
 use taper_kernels::cuda::{Array, Sight, Storage, attention, attention_backward};
@@ -87,8 +87,7 @@ pub fn backward(machine: &Gpu) {
 
 pub fn arguments_are_checked(machine: &Gpu) {
     let x = |columns| Array::of(machine, &vec![0.0; 3 * columns], &[3, columns], Storage::F32).unwrap();
-    let heads =
-        |kv_of, d_head| Heads { sequences: 1, tokens: 3, d_head, kv_of, n_kv_heads: 1, window: None };
+    let heads = |kv_of, d_head| Heads { sequences: 1, tokens: 3, d_head, kv_of, n_kv_heads: 1, window: None };
     let refusal = |q: &Array, heads: Heads<'_>| {
         let k = x(heads.d_head);
         attention(q, &k, &k, heads, Sight::Causal).unwrap_err().to_string()

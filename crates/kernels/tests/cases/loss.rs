@@ -1,4 +1,4 @@
-use super::{BOTH, Gpu, Given, close, given};
+use super::{BOTH, Given, Gpu, close, given};
 use taper_kernels::cuda::{Array, Storage, cross_entropy, token_losses};
 
 /// Tokens, d_model, vocabulary: one of each, fewer logits than threads, more, odd.

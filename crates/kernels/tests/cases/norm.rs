@@ -13,11 +13,8 @@ const SHAPES: [[usize; 2]; 6] = [[1, 1], [1, 7], [3, 33], [5, 577], [2, 1024], [
 pub fn norms_forward(machine: &Gpu) {
     for (shape, storage) in SHAPES.into_iter().flat_map(|shape| BOTH.map(|storage| (shape, storage))) {
         let d = &shape[1..];
-        let (x, w, b) = (
-            given(machine, "x", &shape, storage),
-            given(machine, "w", d, storage),
-            given(machine, "b", d, storage),
-        );
+        let (x, w, b) =
+            (given(machine, "x", &shape, storage), given(machine, "w", d, storage), given(machine, "b", d, storage));
         let got = rms_norm(&x.array, &w.array, EPS).unwrap();
         close(&format!("rms_norm {shape:?}"), &got, &reference::rms(&x.values, &w.values, EPS), storage);
         let got = layer_norm(&x.array, &w.array, &b.array, EPS).unwrap();

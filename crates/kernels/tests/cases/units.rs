@@ -1,4 +1,4 @@
-use super::{BOTH, Gpu, Given, close, given};
+use super::{BOTH, Given, Gpu, close, given};
 use taper_kernels::cuda::{Storage, from_units, into_units, unit_gradient};
 
 /// Tokens, d_model, units.

@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libloading::{Library, Symbol};
 use taper_base::{Fingerprint, files};
-use taper_kernels::cuda::{Argument, Command, CudaError, Launch, Machine, Matrix, Module, Product, Result, Storage, Transfer};
+use taper_kernels::cuda::{
+    Argument, Array, Command, CudaError, Kind, Launch, Machine, Matrix, Module, Product, Result, Storage, Transfer,
+};
+use taper_nvrtc::FILES;
 
 /// Bytes before and after each array that must stay as they are; also the alignment.
 const GUARD: usize = 256;
@@ -20,6 +23,9 @@ const GUARD: usize = 256;
 const FILL: u8 = 0xff;
 
 type Entry = unsafe extern "C" fn(u32, u32, u32, u32, usize, *const *const c_void, usize, i32) -> *const c_char;
+
+/// The source of kernels with faults.
+const BROKEN: &str = "broken.cu";
 
 /// A library is loaded once a process, and what a block shares are its globals: one launch at a time.
 static LAUNCH: Mutex<()> = Mutex::new(());
@@ -195,17 +201,20 @@ fn pointer(argument: &Argument) -> *const c_void {
 
 /// Compiles a module for the host, or takes what an earlier run compiled from the same sources.
 fn compile(module: &Module) -> Library {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let header = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation/device.cuh")).unwrap();
-    let text = std::fs::read_to_string(root.join("kernels").join(module.file)).unwrap();
-    let hash = Fingerprint::of_bytes(&[module.fingerprint().unwrap().as_str().as_bytes(), &header].concat());
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let header = std::fs::read_to_string(here.join("tests/emulation/device.cuh")).unwrap();
+    let origin = if module.file == BROKEN { "tests/emulation" } else { "../../kernels" };
+    let origin = here.join(origin).join(module.file);
+    let text = std::fs::read_to_string(&origin).unwrap();
+    let included: String = FILES.iter().filter(|(name, _)| name.ends_with(".cuh")).map(|(_, text)| *text).collect();
+    let hash = Fingerprint::of_bytes([&text, &included, &header].map(String::as_str).concat().as_bytes());
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("emulation");
     let path = folder.join(format!("{module}-{}.so", hash.short()));
     if !path.is_file() {
         std::fs::create_dir_all(&folder).unwrap();
         let entries = kernels_of(&text).map(|kernel| format!("EMULATED({kernel})\n")).collect::<String>();
         let source = folder.join(format!("{module}-{}.cpp", hash.short()));
-        let include = format!("#include \"{}\"\n{entries}", root.join("kernels").join(module.file).display());
+        let include = format!("#include \"{}\"\n{entries}", origin.display());
         files::write(&source, include.as_bytes()).unwrap();
         build(&source, &path, &module.defines());
     }
@@ -230,4 +239,28 @@ fn build(source: &Path, library: &Path, defines: &[String]) {
 /// Names after `KERNEL` at the beginning of a line.
 fn kernels_of(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.strip_prefix("KERNEL ")?.split('(').next())
+}
+
+/// What running a kernel of `broken.cu` on 64 threads says, and what it leaves.
+fn run_broken(kernel: &'static str) -> (String, Vec<f32>) {
+    let machine = Host::machine();
+    let array = Array::uninitialised(&machine, &[64], Kind::F32).unwrap();
+    let module = Module { file: BROKEN, storage: Storage::F32, d_head: None };
+    let address = array.address();
+    let launch =
+        Launch { module, kernel, grid: [1; 3], block: 64, shared: 256, arguments: vec![Argument::Pointer(address)] };
+    let said = machine.run(&Command::Launch(launch)).err().map(|refusal| refusal.to_string());
+    (said.unwrap_or_default(), array.to_host().unwrap())
+}
+
+#[test]
+fn faults_are_found() {
+    let found = |kernel| run_broken(kernel).0;
+    assert_eq!(found("missing_barrier"), "missing_barrier: the result depends on the order of the threads");
+    assert_eq!(found("parted"), "parted: threads wait for others that have ended or wait elsewhere");
+    assert!(found("two_collectives").starts_with("two_collectives: threads part: "));
+    assert_eq!(found("beyond"), "beyond: a write outside of an array");
+    assert_eq!(found("beyond_shared"), "beyond_shared: a write beyond dynamic shared memory");
+    let (said, left) = run_broken("unwritten");
+    assert!(said.is_empty() && left[0].is_nan() && left[1..].iter().all(|x| *x == 1.0), "{said} {left:?}");
 }
