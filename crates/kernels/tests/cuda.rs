@@ -3,6 +3,7 @@
 //! Every case runs on the host, by the emulation, and once more on a GPU where there is one (`--features cuda`,
 //! `--ignored`).
 #![expect(unsafe_code, reason = "the emulation loads what it compiles")]
+#![expect(clippy::unwrap_used, reason = "the cases are functions of their own, called by tests")]
 
 #[cfg(feature = "cuda")]
 mod benchmark;
