@@ -1,5 +1,5 @@
 // What the kernels take from the device alone. The tests put a file of the same name in its place and run the very same
-// kernels on the host (crates/kernels/tests/emulation/device.cuh), so this one is kept small.
+// kernels on the host (crates/kernels/tests/cuda/emulation/device.cuh), so this one is kept small.
 #pragma once
 
 #define KERNEL extern "C" __global__ void

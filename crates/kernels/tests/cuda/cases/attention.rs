@@ -1,5 +1,5 @@
 use super::{Given, Gpu, close, given};
-use crate::reference::attention::Reference;
+use crate::definitions::attention::Reference;
 use taper_kernels::Heads;
 use taper_kernels::cuda::{Array, Sight, Storage, attention, attention_backward};
 

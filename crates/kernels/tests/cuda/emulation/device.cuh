@@ -2,8 +2,8 @@
 //
 // Checked on the way: threads that part at a barrier or at a warp's collective (the run ends with a message), shared
 // memory read before it is written (it starts as NaN), writes beyond dynamic shared memory. The fibers of a block run
-// one at a time, each until its next barrier; the order of the turns is an argument of the launch, and a missing barrier
-// shows as a result that changes with it.
+// one at a time, each until its next barrier; the order of the turns, and of the blocks, is an argument of the launch, and
+// a missing barrier shows as a result that changes with it.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -201,16 +201,17 @@ inline void launch(dim3 grid, unsigned block, size_t shared, int order) {
     block_size = {block, 1, 1};
     grid_size = grid;
     failure.clear();
-    for (unsigned z = 0; z < grid.z; ++z)
-        for (unsigned y = 0; y < grid.y; ++y)
-            for (unsigned x = 0; x < grid.x; ++x) {
-                block_index = {x, y, z};
-                memset(dynamic_shared, 0xff, shared + GUARD);
-                run_block(order);
-                for (size_t i = 0; i < GUARD && failure.empty(); ++i)
-                    if (dynamic_shared[shared + i] != 0xff) failure = "a write beyond dynamic shared memory";
-                if (!failure.empty()) return;
-            }
+    size_t blocks = (size_t)grid.x * grid.y * grid.z;
+    for (size_t i = 0; i < blocks; ++i) {
+        size_t block = order == 0 ? i : blocks - 1 - i;
+        block_index = {(unsigned)(block % grid.x), (unsigned)(block / grid.x % grid.y),
+                       (unsigned)(block / grid.x / grid.y)};
+        memset(dynamic_shared, 0xff, shared + GUARD);
+        run_block(order);
+        for (size_t j = 0; j < GUARD && failure.empty(); ++j)
+            if (dynamic_shared[shared + j] != 0xff) failure = "a write beyond dynamic shared memory";
+        if (!failure.empty()) return;
+    }
 }
 
 template <class... A, size_t... I>

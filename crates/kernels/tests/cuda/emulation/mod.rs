@@ -202,8 +202,8 @@ fn pointer(argument: &Argument) -> *const c_void {
 /// Compiles a module for the host, or takes what an earlier run compiled from the same sources.
 fn compile(module: &Module) -> Library {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let header = std::fs::read_to_string(here.join("tests/emulation/device.cuh")).unwrap();
-    let origin = if module.file == BROKEN { "tests/emulation" } else { "../../kernels" };
+    let header = std::fs::read_to_string(here.join("tests/cuda/emulation/device.cuh")).unwrap();
+    let origin = if module.file == BROKEN { "tests/cuda/emulation" } else { "../../kernels" };
     let origin = here.join(origin).join(module.file);
     let text = std::fs::read_to_string(&origin).unwrap();
     let included: String = FILES.iter().filter(|(name, _)| name.ends_with(".cuh")).map(|(_, text)| *text).collect();
@@ -228,7 +228,7 @@ fn build(source: &Path, library: &Path, defines: &[String]) {
     let mut process = Process::new(&compiler);
     process.args(["-std=c++17", "-O1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Werror=uninitialized"]);
     process.args(["-Wno-unused", "-Wno-unknown-pragmas", "-shared", "-fPIC", "-x", "c++", "-I"]);
-    process.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation"));
+    process.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/emulation"));
     process.args(defines.iter().map(|define| format!("-D{define}")));
     let output = process.arg(source).arg("-o").arg(temporary.path()).output();
     let output = output.unwrap_or_else(|cause| panic!("the emulation needs a C++ compiler; {compiler}: {cause}"));
@@ -248,7 +248,7 @@ fn run_broken(kernel: &'static str) -> (String, Vec<f32>) {
     let module = Module { file: BROKEN, storage: Storage::F32, d_head: None };
     let address = array.address();
     let launch =
-        Launch { module, kernel, grid: [1; 3], block: 64, shared: 256, arguments: vec![Argument::Pointer(address)] };
+        Launch { module, kernel, grid: [2, 1, 1], block: 64, shared: 256, arguments: vec![Argument::Pointer(address)] };
     let said = machine.run(&Command::Launch(launch)).err().map(|refusal| refusal.to_string());
     (said.unwrap_or_default(), array.to_host().unwrap())
 }
@@ -257,6 +257,7 @@ fn run_broken(kernel: &'static str) -> (String, Vec<f32>) {
 fn faults_are_found() {
     let found = |kernel| run_broken(kernel).0;
     assert_eq!(found("missing_barrier"), "missing_barrier: the result depends on the order of the threads");
+    assert_eq!(found("across_blocks"), "across_blocks: the result depends on the order of the threads");
     assert_eq!(found("parted"), "parted: threads wait for others that have ended or wait elsewhere");
     assert!(found("two_collectives").starts_with("two_collectives: threads part: "));
     assert_eq!(found("beyond"), "beyond: a write outside of an array");

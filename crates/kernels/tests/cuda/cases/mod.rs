@@ -6,6 +6,7 @@ pub mod loss;
 pub mod norm;
 pub mod sums;
 pub mod table;
+pub mod twins;
 pub mod units;
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 use super::{BOTH, Gpu, close, given};
-use crate::reference::norm as reference;
+use crate::definitions::norm as reference;
 use taper_kernels::cuda::{
     Array, Norm, Storage, layer_norm, layer_norm_backward, norm_weight_gradient, rms_norm, rms_norm_backward,
 };
