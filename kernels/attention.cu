@@ -11,7 +11,7 @@
 #define EACH (QUERIES / WARPS)     // queries of a warp
 #define WIDE ((D_HEAD + 31) / 32)  // values of a head a lane owns
 // Value `i` of a head, the lane's `j`-th; the number of turns is constant, so that what `j` counts stays in registers.
-#define OWNED(j, i) for (int j = 0, i = lane; j < WIDE; ++j, i += 32) if (i < D_HEAD)
+#define OWNED(j, i) UNROLL for (int j = 0, i = lane; j < WIDE; ++j, i += 32) if (i < D_HEAD)
 #define PITCH (D_HEAD + 1)         // of shared rows: lanes read down a column
 
 // Rows [first, first + count) of one head to shared memory, 0 beyond `tokens`.
@@ -41,9 +41,9 @@ KERNEL attention(T* out, float* log_sums, const T* q, const T* k, const T* v, co
     Index kv_at = (Index)sequence * tokens * kv_stride + kv_of[head] * D_HEAD;
     fetch(queries, q + at, start, QUERIES, tokens, stride);
     float most[EACH], sum[EACH], o[EACH][WIDE];
-    for (int r = 0; r < EACH; ++r) {
+    UNROLL for (int r = 0; r < EACH; ++r) {
         most[r] = MINUS_INFINITY, sum[r] = 0;
-        for (int j = 0; j < WIDE; ++j) o[r][j] = 0;
+        UNROLL for (int j = 0; j < WIDE; ++j) o[r][j] = 0;
     }
     int end = end_key(shape, start, QUERIES);
     for (int first = first_key(shape, start) / KEYS * KEYS; first < end; first += KEYS) {
@@ -51,7 +51,7 @@ KERNEL attention(T* out, float* log_sums, const T* q, const T* k, const T* v, co
         fetch(keys, k + kv_at, first, KEYS, tokens, kv_stride);
         fetch(values, v + kv_at, first, KEYS, tokens, kv_stride);
         __syncthreads();
-        for (int r = 0; r < EACH; ++r) {
+        UNROLL for (int r = 0; r < EACH; ++r) {
             int row = warp * EACH + r;
             bool seen = sees(shape, start + row, first + lane);
             float score = seen ? dot(queries + row * PITCH, keys + lane * PITCH) * scale : MINUS_INFINITY;
@@ -60,14 +60,14 @@ KERNEL attention(T* out, float* log_sums, const T* q, const T* k, const T* v, co
             float shrink = expf(most[r] - top), p = expf(score - top);
             most[r] = top;
             sum[r] = sum[r] * shrink + warp_sum(p);
-            for (int j = 0; j < WIDE; ++j) o[r][j] *= shrink;
+            UNROLL for (int j = 0; j < WIDE; ++j) o[r][j] *= shrink;
             for (int key = 0; key < KEYS; ++key) {
                 float weight = __shfl_sync(0xffffffffu, p, key);
                 OWNED(j, i) o[r][j] += weight * values[key * PITCH + i];
             }
         }
     }
-    for (int r = 0; r < EACH; ++r) {
+    UNROLL for (int r = 0; r < EACH; ++r) {
         int query = start + warp * EACH + r;
         if (query >= tokens) continue;
         OWNED(j, i) store(out + at + query * stride + i, o[r][j] / sum[r]);
@@ -108,7 +108,7 @@ KERNEL attention_dq(T* dq, const T* q, const T* k, const T* v, const T* dout, co
         fetch(keys, k + kv_at, first, KEYS, tokens, kv_stride);
         fetch(values, v + kv_at, first, KEYS, tokens, kv_stride);
         __syncthreads();
-        for (int r = 0; r < EACH; ++r) {
+        UNROLL for (int r = 0; r < EACH; ++r) {
             int row = warp * EACH + r, query = start + row;
             float ds = 0;
             if (sees(shape, query, first + lane)) {
@@ -121,7 +121,7 @@ KERNEL attention_dq(T* dq, const T* q, const T* k, const T* v, const T* dout, co
             }
         }
     }
-    for (int r = 0; r < EACH; ++r) {
+    UNROLL for (int r = 0; r < EACH; ++r) {
         int query = start + warp * EACH + r;
         if (query >= tokens) continue;
         OWNED(j, i) store(dq + at + query * stride + i, sum[r][j] * scale);
@@ -153,7 +153,7 @@ KERNEL attention_dkv(T* dk, T* dv, const T* q, const T* k, const T* v, const T* 
             fetch(queries, q + at, first, KEYS, tokens, stride);
             fetch(slopes, dout + at, first, KEYS, tokens, stride);
             __syncthreads();
-            for (int r = 0; r < EACH; ++r) {
+            UNROLL for (int r = 0; r < EACH; ++r) {
                 int row = warp * EACH + r, query = first + lane;
                 float p = 0, ds = 0;
                 if (sees(shape, query, start + row)) {
@@ -170,7 +170,7 @@ KERNEL attention_dkv(T* dk, T* dv, const T* q, const T* k, const T* v, const T* 
             }
         }
     }
-    for (int r = 0; r < EACH; ++r) {
+    UNROLL for (int r = 0; r < EACH; ++r) {
         int key = start + warp * EACH + r;
         if (key >= tokens) continue;
         OWNED(j, i) {

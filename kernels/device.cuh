@@ -3,6 +3,7 @@
 #pragma once
 
 #define KERNEL extern "C" __global__ void
+#define UNROLL _Pragma("unroll")
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
 struct bf16 {

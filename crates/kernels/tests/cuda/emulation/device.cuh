@@ -27,6 +27,7 @@ using std::min;
 // All in one section, so that it can be filled before each block.
 #define __shared__ static __attribute__((section("shared_memory")))
 #define __launch_bounds__(...)
+#define UNROLL
 #define KERNEL extern "C" void
 #define DYNAMIC_SHARED(name) unsigned char* name = emulation::dynamic_shared
 

@@ -158,6 +158,9 @@ impl State {
     /// The definition, in f64; cuBLAS's conventions of columns.
     fn multiply(&mut self, product: &Product) {
         let Product { a, b, out, m, n, k, add } = *product;
+        // What cuBLAS refuses: columns that overlap.
+        assert!(a.leading >= if a.transposed { k } else { m } && b.leading >= if b.transposed { n } else { k });
+        assert!(out.leading >= m && !out.transposed && a.storage == b.storage);
         let mut at = |matrix: &Matrix, row: usize, column: usize| {
             let (row, column) = if matrix.transposed { (column, row) } else { (row, column) };
             let bytes = matrix.storage.bytes();
