@@ -197,8 +197,7 @@ impl Array {
 
     /// The last dimension and the number of rows before it.
     pub(crate) fn as_rows(&self) -> (usize, usize) {
-        let last = self.shape.last().copied().unwrap_or(1);
-        (self.count() / last.max(1), last)
+        self.shape.split_last().map_or((1, 1), |(last, rows)| (rows.iter().product(), *last))
     }
 
     pub(crate) fn like(&self) -> Result<Self> {

@@ -319,4 +319,15 @@ mod tests {
             other => panic!("{other:?}"),
         }
     }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn too_much_memory_is_an_error_that_says_how_much_there_is() {
+        let device = Device::open(0).unwrap();
+        let refusal = device.allocate(1 << 46).unwrap_err();
+        assert!(
+            matches!(refusal, CudaError::OutOfMemory { wanted, free, total } if wanted == 1 << 46 && free <= total)
+        );
+        assert!(device.allocate(256).is_ok(), "the device goes on");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! cuBLAS counts by columns, so a row-major `[r, c]` is to it a `[c, r]`: `C = A · B` is asked for as `Cᵀ = Bᵀ · Aᵀ`.
 
-use super::{Array, Command, CudaError, Kind, Matrix, Product, Result, add_bias};
+use super::{Array, Command, CudaError, Kind, Matrix, Product, Result, Storage, add_bias};
 
 /// `x · wᵀ + bias`.
 ///
@@ -84,13 +84,14 @@ pub(crate) fn multiply(
         let want = format!("{inner} along the side it shares with {a_name}, in {}", a.array.kind());
         return Err(CudaError::Shape { op, what: b_name, got: b.array.shape().to_vec(), want });
     }
-    let out = Array::uninitialised(a.array.machine(), &[rows, columns], kind)?;
+    let machine = a.array.machine();
+    if inner == 0 {
+        let storage = if kind == Kind::F32 { Storage::F32 } else { a.array.storage(op, a_name)? };
+        return Array::of(machine, &vec![0.0; rows * columns], &[rows, columns], storage); // sums of nothing
+    }
+    let out = Array::uninitialised(machine, &[rows, columns], kind)?;
     if out.count() == 0 {
         return Ok(out);
-    }
-    if inner == 0 {
-        let want = "a side that is not empty".to_owned();
-        return Err(CudaError::Shape { op, what: a_name, got: a.array.shape().to_vec(), want });
     }
     let storage = out.storage(op, "out")?;
     let side = |operand: Operand<'_>, name| -> Result<Matrix> {

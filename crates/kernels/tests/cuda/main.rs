@@ -36,6 +36,7 @@ macro_rules! on_both {
 on_both! {
     attention: forward, backward, arguments_are_checked;
     elementwise: sums, gates, turns;
+    empty: nothing_in_gives_nothing_out_or_zeros;
     loss: losses_and_gradients, a_row_apart, arguments_are_checked;
     norm: norms_forward, norms_backward, weight_gradients, arguments_are_checked;
     sums: columns_and_rows, moments_of_pairs, moments_of_rows;

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod empty;
 pub mod loss;
 pub mod norm;
 pub mod sums;
