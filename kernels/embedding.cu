@@ -2,14 +2,14 @@
 #include "common.cuh"
 
 // y[row] = table[token[row]]; one block a row.
-KERNEL embedding(T* y, const T* table, const int* tokens, int d) {
+KERNEL gather_rows(T* y, const T* table, const int* tokens, int d) {
     Index to = (Index)blockIdx.x * d, from = (Index)tokens[blockIdx.x] * d;
     for (int i = threadIdx.x; i < d; i += blockDim.x) store(y + to + i, load(table + from + i));
 }
 
 // Each row of the table's gradient sums its own places, in order: places[starts[v]..starts[v + 1]) are the rows of dy
 // whose token is v. One block a row of the table.
-KERNEL embedding_gradient(float* dtable, const T* dy, const int* starts, const int* places, int d) {
+KERNEL scatter_rows(float* dtable, const T* dy, const int* starts, const int* places, int d) {
     int first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     for (int i = threadIdx.x; i < d; i += blockDim.x) {
         float sum = 0;

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::Result;
 use crate::exp::sigmoid;
 use crate::host::{self, Host};
+use crate::simd::wide;
 
 /// Elements handled as one task.
 const PIECE: usize = 16 * 1024;
@@ -22,9 +23,11 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let mut out = vec![0.0; g.len()];
     let pieces = out.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE));
     pieces.for_each(|((out, g), u)| {
-        for ((out, g), u) in out.iter_mut().zip(g).zip(u) {
-            *out = g * sigmoid(*g) * u;
-        }
+        wide(|| {
+            for ((out, g), u) in out.iter_mut().zip(g).zip(u) {
+                *out = g * sigmoid(*g) * u;
+            }
+        });
     });
     host::tensor(OP, out, gate.dims())
 }
@@ -45,11 +48,13 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dh: &Tensor) -> Result<(Tenso
     let outputs = dgate.par_chunks_mut(PIECE).zip(dup.par_chunks_mut(PIECE));
     let pieces = outputs.zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE)).zip(dh.par_chunks(PIECE));
     pieces.for_each(|((((dgate, dup), g), u), dh)| {
-        for i in 0..g.len() {
-            let s = sigmoid(g[i]);
-            dgate[i] = dh[i] * u[i] * s * (1.0 + g[i] * (1.0 - s));
-            dup[i] = dh[i] * g[i] * s;
-        }
+        wide(|| {
+            for ((((dgate, dup), g), u), dh) in dgate.iter_mut().zip(dup).zip(g).zip(u).zip(dh) {
+                let s = sigmoid(*g);
+                *dgate = dh * u * s * (1.0 + g * (1.0 - s));
+                *dup = dh * g * s;
+            }
+        });
     });
     Ok((host::tensor(OP, dgate, gate.dims())?, host::tensor(OP, dup, gate.dims())?))
 }

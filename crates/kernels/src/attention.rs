@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use crate::exp::exp;
 use crate::host::{self, Host};
-use crate::matrix::{View, multiply};
+use crate::matrix::{Out, View, multiply};
+use crate::simd::{most, sum, wide};
 use crate::{KernelError, Result};
 
 /// Queries handled at once: a tile's scores (64 × tokens) stay in cache at common lengths.
@@ -138,13 +139,14 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
             let keys = tile.keys();
             let queries = heads.view(&q, n_heads, (sequence, head), tile.start, tile.end);
             let seen = heads.view(&k, heads.n_kv_heads, kv, tile.first_key, tile.end);
-            multiply(&mut scores, keys, false, heads.scale(), queries, seen.t());
+            multiply(Out { values: &mut scores, stride: keys, add: false }, heads.scale(), queries, seen.t());
             for (row, scores) in scores.chunks_mut(keys).take(tile.end - tile.start).enumerate() {
                 log_sums.push(softmax(scores, tile.seen(row)));
             }
             let weights = View::new(&scores, [tile.end - tile.start, keys], keys);
             let values = heads.view(&v, heads.n_kv_heads, kv, tile.first_key, tile.end);
-            multiply(&mut out[tile.start * heads.d_head..], heads.d_head, false, 1.0, weights, values);
+            let out = Out { values: &mut out[tile.start * heads.d_head..], stride: heads.d_head, add: false };
+            multiply(out, 1.0, weights, values);
         }
         (out, log_sums)
     });
@@ -154,19 +156,17 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
 
 /// Softmax of `scores[seen]` in place, zero elsewhere; returns the log of the sum.
 fn softmax(scores: &mut [f32], seen: std::ops::Range<usize>) -> f32 {
-    let most = scores[seen.clone()].iter().copied().fold(f32::NEG_INFINITY, f32::max);
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
-    let mut sum = 0.0;
-    for score in &mut scores[seen.clone()] {
-        *score = exp(*score - most);
-    }
-    for score in &scores[seen.clone()] {
-        sum += *score;
-    }
-    let inverse = 1.0 / sum;
-    scores[seen].iter_mut().for_each(|score| *score *= inverse);
-    most + sum.ln()
+    let scores = &mut scores[seen];
+    wide(|| {
+        let most = most(scores);
+        scores.iter_mut().for_each(|score| *score = exp(*score - most));
+        let sum = sum(scores.len(), |i| scores[i]);
+        let inverse = 1.0 / sum;
+        scores.iter_mut().for_each(|score| *score *= inverse);
+        most + sum.ln()
+    })
 }
 
 /// Gradients of q, k and v.
@@ -239,8 +239,8 @@ fn group_backward(heads: &Heads<'_>, inputs: &Inputs<'_>, task: usize) -> GroupG
             let (seen, values) = (side(inputs.k, n_kv, (sequence, kv)), side(inputs.v, n_kv, (sequence, kv)));
             let queries = heads.view(inputs.q, n_heads, at, tile.start, tile.end);
             let dout = heads.view(inputs.dout, n_heads, at, tile.start, tile.end);
-            multiply(&mut p, keys, false, scale, queries, seen.t());
-            multiply(&mut ds, keys, false, 1.0, dout, values.t());
+            multiply(Out { values: &mut p, stride: keys, add: false }, scale, queries, seen.t());
+            multiply(Out { values: &mut ds, stride: keys, add: false }, 1.0, dout, values.t());
             for (row, (p, ds)) in p.chunks_mut(keys).zip(ds.chunks_mut(keys)).take(rows).enumerate() {
                 let token = tile.start + row;
                 let log_sum = inputs.log_sums[(sequence * n_heads + head) * heads.tokens + token];
@@ -249,9 +249,10 @@ fn group_backward(heads: &Heads<'_>, inputs: &Inputs<'_>, task: usize) -> GroupG
                 score_gradient(p, ds, tile.seen(row), log_sum, along);
             }
             let (p, ds) = (View::new(&p, [rows, keys], keys), View::new(&ds, [rows, keys], keys));
-            multiply(&mut dq[tile.start * d..], d, false, scale, ds, seen);
-            multiply(&mut group.dk[tile.first_key * d..], d, true, scale, ds.t(), queries);
-            multiply(&mut group.dv[tile.first_key * d..], d, true, 1.0, p.t(), dout);
+            multiply(Out { values: &mut dq[tile.start * d..], stride: d, add: false }, scale, ds, seen);
+            let from = tile.first_key * d;
+            multiply(Out { values: &mut group.dk[from..], stride: d, add: true }, scale, ds.t(), queries);
+            multiply(Out { values: &mut group.dv[from..], stride: d, add: true }, 1.0, p.t(), dout);
         }
         group.dq.push((sequence * n_heads + head, dq));
     }
@@ -264,14 +265,17 @@ fn score_gradient(p: &mut [f32], dp: &mut [f32], seen: std::ops::Range<usize>, l
         values[..seen.start].fill(0.0);
         values[seen.end..].fill(0.0);
     }
-    for (p, dp) in p[seen.clone()].iter_mut().zip(&mut dp[seen]) {
-        *p = exp(*p - log_sum);
-        *dp = *p * (*dp - along);
-    }
+    let (p, dp) = (&mut p[seen.clone()], &mut dp[seen]);
+    wide(|| {
+        for (p, dp) in p.iter_mut().zip(dp) {
+            *p = exp(*p - log_sum);
+            *dp = *p * (*dp - along);
+        }
+    });
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    wide(|| sum(a.len(), |i| a[i] * b[i]))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The operations on a GPU: launchers of `kernels/*.cu`, each with the shapes and the name of its CPU twin.
+//! The operations on a GPU: launchers of `kernels/*.cu`, with the shapes of their CPU twins.
 //!
 //! A [`Machine`] holds memory and runs commands. `Device` is the real one (feature `cuda`); the tests bring a second one
 //! that runs the same sources on the host, so everything here but `device.rs` is proven without a GPU. Values are stored
@@ -26,7 +26,7 @@ pub use array::{Array, Kind};
 pub use attention::{Attended, Sight, attention, attention_backward};
 #[cfg(feature = "cuda")]
 pub use device::Device;
-pub use embedding::{embedding, embedding_gradient};
+pub use embedding::{gather_rows, scatter_rows};
 pub use error::{CudaError, Result};
 pub use gate::{Activation, gate, gate_backward};
 pub use linear::{from_units, into_units, unit_gradient};

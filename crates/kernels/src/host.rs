@@ -2,9 +2,15 @@
 
 use std::ops::Deref;
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor};
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 
+use crate::matrix::View;
 use crate::{KernelError, Result};
+
+/// Values of a weight of f16 or bf16 that are widened at once, at most: 2 MiB of f32. Fixed, so that sums have one order.
+pub const TILE: usize = 512 << 10;
 
 /// Read access to a contiguous `f32` tensor in host memory.
 pub(crate) struct Host<'a> {
@@ -38,6 +44,83 @@ impl Deref for Host<'_> {
             _ => &[], // `of` let nothing else through
         }
     }
+}
+
+/// Read access to a contiguous weight in host memory, of any type that widens to `f32` without loss.
+pub(crate) struct Weight<'a> {
+    storage: candle_core::StorageRef<'a>,
+    start: usize,
+}
+
+impl<'a> Weight<'a> {
+    pub(crate) fn of(op: &'static str, tensor: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let got = match (&*storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::F32(_) | CpuStorage::BF16(_) | CpuStorage::F16(_)), Some((start, _))) => {
+                return Ok(Self { storage, start });
+            }
+            (Storage::Cpu(_), Some(_)) => format!("{:?}", tensor.dtype()),
+            (Storage::Cpu(_), None) => format!("strides {:?} of {:?}", layout.stride(), layout.dims()),
+            _ => return Err(KernelError::Device { op, device: tensor.device().clone() }),
+        };
+        Err(KernelError::Layout { op, got })
+    }
+
+    /// Hands out `[units, d]` in tiles of units: the first unit of each, and its values. A stored `f32` is one tile.
+    pub(crate) fn tiles(&self, units: usize, d: usize, mut each: impl FnMut(usize, View<'_>)) {
+        if let Storage::Cpu(CpuStorage::F32(values)) = &*self.storage {
+            return each(0, View::new(&values[self.start..], [units, d], d));
+        }
+        let step = (TILE / d.max(1)).max(1);
+        let mut tile = vec![0.0; step.min(units) * d];
+        for first in (0..units).step_by(step) {
+            let rows = step.min(units - first);
+            self.widen(self.start + first * d, &mut tile[..rows * d]);
+            each(first, View::new(&tile, [rows, d], d));
+        }
+    }
+
+    fn widen(&self, start: usize, out: &mut [f32]) {
+        const PIECE: usize = 16 * 1024;
+        let pieces = out.par_chunks_mut(PIECE).enumerate();
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::BF16(values)) => pieces.for_each(|(piece, out)| {
+                let start = start + piece * PIECE;
+                values[start..start + out.len()].convert_to_f32_slice(out);
+            }),
+            Storage::Cpu(CpuStorage::F16(values)) => pieces.for_each(|(piece, out)| {
+                let start = start + piece * PIECE;
+                values[start..start + out.len()].convert_to_f32_slice(out);
+            }),
+            _ => {} // `of` let nothing else through
+        }
+    }
+}
+
+/// Changes a contiguous `f32` tensor in place: whoever shares it sees it.
+pub(crate) fn update(op: &'static str, tensor: &Tensor, f: impl Fn(&mut [f32]) -> Result<()>) -> Result<()> {
+    struct Update<F> {
+        f: F,
+        op: &'static str,
+    }
+    impl<F: Fn(&mut [f32]) -> Result<()>> InplaceOp1 for Update<F> {
+        fn name(&self) -> &'static str {
+            self.op
+        }
+
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+            match (storage, layout.contiguous_offsets()) {
+                (CpuStorage::F32(values), Some((start, end))) => {
+                    (self.f)(&mut values[start..end]).map_err(candle_core::Error::wrap)
+                }
+                _ => Err(candle_core::Error::Msg("wanted contiguous f32 to change in place".to_owned())),
+            }
+        }
+    }
+    if tensor.elem_count() == 0 {
+        return Ok(()); // candle takes an empty tensor's strides for repeated entries
+    }
+    tensor.inplace_op1(&Update { f, op }).map_err(|cause| KernelError::Tensor { op, cause })
 }
 
 pub(crate) fn tensor(op: &'static str, values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {

@@ -7,25 +7,35 @@
 //! All tensors are `f32`, contiguous unless a function says otherwise. Reductions run over fixed pieces in a fixed
 //! order, so results do not depend on the number of threads.
 
+mod accumulate;
 mod activation;
 mod attention;
 pub mod cuda;
+mod embedding;
 mod exp;
+mod gelu;
 mod host;
+mod layer_norm;
 mod linear;
 mod loss;
 mod matrix;
 mod moments;
 mod norm;
 mod rope;
+mod simd;
 mod stats;
 
 use candle_core::Device;
 
+pub use accumulate::accumulate;
 pub use activation::{swiglu, swiglu_backward};
 pub use attention::{Attended, Heads, attention, attention_backward};
-pub use linear::{column_sums, from_units, into_units, unit_gradient};
-pub use loss::{HeadGradients, cross_entropy, token_losses};
+pub use embedding::{gather_rows, scatter_rows};
+pub use gelu::{Gelu, geglu, geglu_backward, gelu, gelu_backward};
+pub use host::TILE;
+pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_parameter_gradients};
+pub use linear::{add_unit_gradient, column_sums, from_units, into_units, unit_gradient};
+pub use loss::{HeadGradients, LOGITS, cross_entropy, token_losses};
 pub use moments::Moments;
 pub use norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};
 pub use rope::{Rope, Turn};

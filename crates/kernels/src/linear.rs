@@ -3,10 +3,20 @@
 //! q, k, v, gate and up lead from the residual stream into units ([`into_units`]); o and down, stored transposed, lead
 //! back ([`from_units`]). Each is the other's input gradient, and a prefix of units is a contiguous view in both.
 //! The weight gradient of either is [`unit_gradient`].
+//!
+//! A weight may be `bf16` or `f16`: it is widened to `f32` tile by tile, and everything is summed in `f32`.
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
-use crate::{KernelError, Result, host};
+use crate::accumulate::add as add_to;
+use crate::host::{self, Host, Weight};
+use crate::matrix::{Out, View, multiply_wide};
+use crate::stats::column_totals;
+use crate::{KernelError, Result};
+
+/// Values handled as one task where a bias is added.
+const PIECE: usize = 16 * 1024;
 
 /// `x · wᵀ + bias`.
 ///
@@ -14,27 +24,62 @@ use crate::{KernelError, Result, host};
 /// `x` `[tokens, d_model]`, `w` `[units, d_model]`, `bias` `[units]`; the result is `[tokens, units]`.
 ///
 /// # Errors
-/// If shapes or device do not fit.
+/// If shapes, layout or device do not fit.
 pub fn into_units(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     const OP: &str = "into_units";
-    let (_, d) = host::rows(OP, "x", x)?;
-    check(OP, w, 1, d)?;
-    let cause = |cause| KernelError::Tensor { op: OP, cause };
-    with_bias(OP, x.matmul(&w.t().map_err(cause)?).map_err(cause)?, bias)
+    let (tokens, d) = host::rows(OP, "x", x)?;
+    let units = check(OP, w, 1, d)?;
+    let (mut out, add) = start(OP, tokens, units, bias)?;
+    let (x, w) = (Host::of(OP, x)?, Weight::of(OP, w)?);
+    let x = View::new(&x, [tokens, d], d);
+    w.tiles(units, d, |first, tile| {
+        multiply_wide(Out { values: &mut out[first.min(tokens * units)..], stride: units, add }, x, tile.t());
+    });
+    host::tensor(OP, out, &[tokens, units])
 }
 
-/// `h · w + bias`.
+/// `base + Σ h · w + bias`, over pairs `(h, w)`; no base is zero.
 ///
 /// # Shapes
-/// `h` `[tokens, units]`, `w` `[units, d_model]`, `bias` `[d_model]`; the result is `[tokens, d_model]`.
+/// Each `h` `[tokens, units]` and its `w` `[units, d]`, `base` `[tokens, d]`, `bias` `[d]`; the result is `[tokens, d]`.
 ///
 /// # Errors
-/// If shapes or device do not fit.
-pub fn from_units(h: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+/// If shapes, layout or device do not fit, or there is no pair.
+pub fn from_units(base: Option<&Tensor>, terms: &[(&Tensor, &Tensor)], bias: Option<&Tensor>) -> Result<Tensor> {
     const OP: &str = "from_units";
-    let (_, units) = host::rows(OP, "h", h)?;
-    check(OP, w, 0, units)?;
-    with_bias(OP, h.matmul(w).map_err(|cause| KernelError::Tensor { op: OP, cause })?, bias)
+    let [(h, w), ..] = terms else {
+        return Err(KernelError::Shape { op: OP, what: "terms", got: vec![0], want: "at least one".to_owned() });
+    };
+    let (tokens, _) = host::rows(OP, "h", h)?;
+    let d = w.dims().last().copied().unwrap_or(0);
+    let (mut out, mut add) = start(OP, tokens, d, bias)?;
+    if let Some(base) = base {
+        if base.dims() != [tokens, d] {
+            return Err(host::shape(OP, "base", base, format!("[{tokens}, {d}]")));
+        }
+        let base = Host::of(OP, base)?;
+        out.par_chunks_mut(PIECE).zip(base.par_chunks(PIECE)).for_each(|(out, base)| match add {
+            true => add_to(out, base),
+            false => out.copy_from_slice(base),
+        });
+        add = true;
+    }
+    for (h, w) in terms {
+        let (rows, units) = host::rows(OP, "h", h)?;
+        if rows != tokens {
+            return Err(host::shape(OP, "h", h, format!("[{tokens}, units]")));
+        }
+        if check(OP, w, 0, units)? != d {
+            return Err(host::shape(OP, "w", w, format!("[units, {d}]")));
+        }
+        let (h, w) = (Host::of(OP, h)?, Weight::of(OP, w)?);
+        w.tiles(units, d, |first, tile| {
+            let h = View::new(&h[first.min(h.len())..], [tokens, tile.rows()], units);
+            multiply_wide(Out { values: &mut out, stride: d, add }, h, tile);
+            add = true;
+        });
+    }
+    host::tensor(OP, out, &[tokens, d])
 }
 
 /// `unitsᵀ · other`: the gradient of a weight from the two sides of its product.
@@ -43,10 +88,45 @@ pub fn from_units(h: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
 /// `units` `[tokens, units]`, `other` `[tokens, d]`; the result is `[units, d]`.
 ///
 /// # Errors
-/// If shapes or device do not fit.
+/// If shapes, layout or device do not fit.
 pub fn unit_gradient(units: &Tensor, other: &Tensor) -> Result<Tensor> {
     const OP: &str = "unit_gradient";
-    units.t().and_then(|units| units.matmul(other)).map_err(|cause| KernelError::Tensor { op: OP, cause })
+    let shape = gradient_shape(OP, units, other)?;
+    let mut out = vec![0.0; shape[0] * shape[1]];
+    unit_gradient_into(OP, &mut out, false, units, other)?;
+    host::tensor(OP, out, &shape)
+}
+
+/// `sum += unitsᵀ · other`, in place: whoever shares the tensor `sum` sees it.
+///
+/// # Shapes
+/// As [`unit_gradient`], `sum` as its result.
+///
+/// # Errors
+/// If shapes, layout or device do not fit.
+pub fn add_unit_gradient(sum: &Tensor, units: &Tensor, other: &Tensor) -> Result<()> {
+    const OP: &str = "add_unit_gradient";
+    let shape = gradient_shape(OP, units, other)?;
+    if sum.dims() != shape {
+        return Err(host::shape(OP, "sum", sum, format!("{shape:?}")));
+    }
+    host::update(OP, sum, |sum| unit_gradient_into(OP, sum, true, units, other))
+}
+
+fn gradient_shape(op: &'static str, units: &Tensor, other: &Tensor) -> Result<[usize; 2]> {
+    let ((tokens, units), (rows, d)) = (host::rows(op, "units", units)?, host::rows(op, "other", other)?);
+    if rows == tokens { Ok([units, d]) } else { Err(host::shape(op, "other", other, format!("[{tokens}, d]"))) }
+}
+
+fn unit_gradient_into(op: &'static str, out: &mut [f32], add: bool, units: &Tensor, other: &Tensor) -> Result<()> {
+    let ((tokens, n), (_, d)) = (host::rows(op, "units", units)?, host::rows(op, "other", other)?);
+    let (units, other) = (Host::of(op, units)?, Host::of(op, other)?);
+    multiply_wide(
+        Out { values: out, stride: d, add },
+        View::new(&units, [tokens, n], n).t(),
+        View::new(&other, [tokens, d], d),
+    );
+    Ok(())
 }
 
 /// Sum of each column: the gradient of a bias.
@@ -55,21 +135,36 @@ pub fn unit_gradient(units: &Tensor, other: &Tensor) -> Result<Tensor> {
 /// `dy` `[tokens, d]`; the result is `[d]`.
 ///
 /// # Errors
-/// If shapes or device do not fit.
+/// If shapes, layout or device do not fit.
 pub fn column_sums(dy: &Tensor) -> Result<Tensor> {
-    dy.sum(0).map_err(|cause| KernelError::Tensor { op: "column_sums", cause })
+    const OP: &str = "column_sums";
+    let (_, d) = host::rows(OP, "dy", dy)?;
+    let sums = column_totals(&Host::of(OP, dy)?, d, |x| x);
+    host::tensor(OP, sums.into_iter().map(|sum| sum as f32).collect(), &[d])
 }
 
-fn check(op: &'static str, w: &Tensor, axis: usize, size: usize) -> Result<()> {
-    if w.dims().len() == 2 && w.dims()[axis] == size {
-        return Ok(());
+/// `w`'s other dimension, if that of `axis` is `size`.
+fn check(op: &'static str, w: &Tensor, axis: usize, size: usize) -> Result<usize> {
+    match w.dims() {
+        dims @ [_, _] if dims[axis] == size => Ok(dims[1 - axis]),
+        _ => {
+            let want = if axis == 1 { format!("[units, {size}]") } else { format!("[{size}, d_model]") };
+            Err(host::shape(op, "w", w, want))
+        }
     }
-    let want = if axis == 1 { format!("[units, {size}]") } else { format!("[{size}, d_model]") };
-    Err(host::shape(op, "w", w, want))
 }
 
-fn with_bias(op: &'static str, y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias)).map_err(|cause| KernelError::Tensor { op, cause })
+/// A result with the bias in every row, and whether there is one: a product is then to be added.
+fn start(op: &'static str, rows: usize, d: usize, bias: Option<&Tensor>) -> Result<(Vec<f32>, bool)> {
+    let mut out = vec![0.0; rows * d];
+    if let Some(bias) = bias {
+        if bias.dims() != [d] {
+            return Err(host::shape(op, "bias", bias, format!("[{d}]")));
+        }
+        let bias = Host::of(op, bias)?;
+        out.chunks_mut(d.max(1)).for_each(|row| row.copy_from_slice(&bias));
+    }
+    Ok((out, bias.is_some()))
 }
 
 #[cfg(test)]
@@ -88,7 +183,7 @@ mod tests {
             (t(&[1.0, -1.0], (1, 2)), Tensor::from_slice(&[10.0_f32, 20.0, 30.0], 3, &Device::Cpu).unwrap());
         let h = into_units(&x, &w, Some(&bias)).unwrap();
         assert_eq!(h.to_vec2::<f32>().unwrap(), [[9.0, 19.0, 29.0]]);
-        assert_eq!(from_units(&h, &w, None).unwrap().to_vec2::<f32>().unwrap(), [[211.0, 268.0]]);
+        assert_eq!(from_units(None, &[(&h, &w)], None).unwrap().to_vec2::<f32>().unwrap(), [[211.0, 268.0]]);
         let gradient = unit_gradient(&h, &x).unwrap();
         assert_eq!(gradient.to_vec2::<f32>().unwrap(), [[9.0, -9.0], [19.0, -19.0], [29.0, -29.0]]);
         assert_eq!(column_sums(&w).unwrap().to_vec1::<f32>().unwrap(), [9.0, 12.0]);
@@ -100,7 +195,7 @@ mod tests {
         let prefix = w.narrow(0, 0, 2).unwrap();
         let x = t(&[1.0, -1.0], (1, 2));
         assert_eq!(into_units(&x, &prefix, None).unwrap().to_vec2::<f32>().unwrap(), [[-1.0, -1.0]]);
-        let refusal = from_units(&x, &w, None).unwrap_err().to_string();
+        let refusal = from_units(None, &[(&x, &w)], None).unwrap_err().to_string();
         assert_eq!(refusal, "from_units: w has shape [3, 2], wanted [2, d_model]");
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! `l_t = logsumexp(h_t Wᵀ) − (h_t Wᵀ)[target_t]`; `dlogits = (softmax − onehot) · weight_t`.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::exp::exp;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Weight};
+use crate::matrix::{Out, View, multiply_wide};
+use crate::simd::{most, sum, wide};
 use crate::{KernelError, Result};
 
-/// Logits computed at once, in values: 16 MiB of f32. Fixed by shape alone, so results depend on nothing else.
-const LOGITS: usize = 4 << 20;
+/// Logits computed at once, in values: 32 MiB of f32. Fixed by shape alone, so results depend on nothing else.
+pub const LOGITS: usize = 8 << 20;
 
 /// Receives the head's input and the gradient of its logits, piece by piece: `[tokens, d_model]`, `[tokens, vocab]`.
 pub type HeadGradients<'a> = dyn FnMut(&Tensor, &Tensor) -> Result<()> + 'a;
@@ -23,13 +25,10 @@ pub type HeadGradients<'a> = dyn FnMut(&Tensor, &Tensor) -> Result<()> + 'a;
 /// # Errors
 /// If shapes, targets, layout or device do not fit.
 pub fn token_losses(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
-    const OP: &str = "token_losses";
     let mut losses = Vec::with_capacity(targets.len());
-    pieces(OP, hidden, head, targets, |_, logits, targets| {
-        let (_, vocab) = host::rows(OP, "logits", &logits)?;
-        let values = Host::of(OP, &logits)?;
-        let rows = values.par_chunks(vocab).zip(targets).map(|(row, target)| log_sum(row) - row[*target as usize]);
-        losses.par_extend(rows);
+    pieces("token_losses", hidden, head, targets, |mut piece| {
+        let rows = piece.logits.par_chunks_mut(piece.vocab).zip(piece.targets);
+        losses.par_extend(rows.map(|(row, target)| exponentials(row, *target).0));
         Ok(())
     })?;
     Ok(losses)
@@ -54,39 +53,48 @@ pub fn cross_entropy(
         let want = format!("[{}]", targets.len());
         return Err(KernelError::Shape { op: OP, what: "weights", got: vec![weights.len()], want });
     }
-    let cause = |cause| KernelError::Tensor { op: OP, cause };
+    let (_, d) = host::rows(OP, "hidden", hidden)?;
     let mut losses = Vec::with_capacity(targets.len());
-    let mut gradients = Vec::new();
-    let mut weights = weights;
-    pieces(OP, hidden, head, targets, |input, logits, targets| {
-        let (_, vocab) = host::rows(OP, "logits", &logits)?;
-        let values = Host::of(OP, &logits)?;
-        let (ours, rest) = weights.split_at(targets.len());
-        weights = rest;
-        let mut slopes = vec![0.0; values.len()];
-        let rows = slopes.par_chunks_mut(vocab).zip(values.par_chunks(vocab)).zip(targets).zip(ours);
-        let rows = rows.map(|(((slopes, row), target), weight)| {
-            let log_sum = log_sum(row);
-            slopes.iter_mut().zip(row).for_each(|(slope, x)| *slope = weight * exp(x - log_sum));
-            slopes[*target as usize] -= weight;
-            log_sum - row[*target as usize]
+    let mut gradient = vec![0.0; hidden.elem_count()];
+    pieces(OP, hidden, head, targets, |piece| {
+        let Piece { start, vocab, targets, mut logits, tiles } = piece;
+        let rows = logits.par_chunks_mut(vocab).zip(targets).zip(&weights[start..]);
+        losses.par_extend(rows.map(|((row, target), weight)| {
+            let (loss, sum) = exponentials(row, *target);
+            let scale = weight / sum;
+            wide(|| row.iter_mut().for_each(|x| *x *= scale));
+            row[*target as usize] -= weight;
+            loss
+        }));
+        let mut add = false;
+        tiles.tiles(vocab, d, |first, tile| {
+            let slopes = View::new(&logits[first..], [targets.len(), tile.rows()], vocab);
+            multiply_wide(Out { values: &mut gradient[start * d..], stride: d, add }, slopes, tile);
+            add = true;
         });
-        losses.par_extend(rows);
-        let slopes = host::tensor(OP, slopes, logits.dims())?;
-        gradients.push(slopes.matmul(head).map_err(cause)?); // [tokens, d_model]
-        sink.as_mut().map_or(Ok(()), |sink| sink(&input, &slopes))
+        let Some(sink) = &mut sink else { return Ok(()) };
+        let input = hidden.narrow(0, start, targets.len()).map_err(|cause| KernelError::Tensor { op: OP, cause })?;
+        sink(&input, &host::tensor(OP, logits, &[targets.len(), vocab])?)
     })?;
-    let gradient = if gradients.is_empty() { hidden.zeros_like() } else { Tensor::cat(&gradients, 0) };
-    Ok((losses, gradient.map_err(cause)?))
+    Ok((losses, host::tensor(OP, gradient, hidden.dims())?))
 }
 
-/// Calls `each(input, logits, targets)` for pieces of tokens in order.
+/// Tokens `start..` with their logits.
+struct Piece<'a> {
+    start: usize,
+    vocab: usize,
+    targets: &'a [u32],
+    logits: Vec<f32>, // [targets, vocab]
+    tiles: &'a Weight<'a>,
+}
+
+/// Calls `each` for pieces of tokens in order.
 fn pieces(
     op: &'static str,
     hidden: &Tensor,
     head: &Tensor,
     targets: &[u32],
-    mut each: impl FnMut(Tensor, Tensor, &[u32]) -> Result<()>,
+    mut each: impl FnMut(Piece<'_>) -> Result<()>,
 ) -> Result<()> {
     let (tokens, d) = host::rows(op, "hidden", hidden)?;
     let vocab = head.dims().first().copied().unwrap_or(0);
@@ -100,33 +108,35 @@ fn pieces(
         let want = format!("below the vocabulary's size, {vocab}");
         return Err(KernelError::Shape { op, what: "target", got: vec![*target as usize], want });
     }
-    if !matches!(hidden.device(), Device::Cpu) {
-        return Err(KernelError::Device { op, device: hidden.device().clone() });
-    }
-    let cause = |cause| KernelError::Tensor { op, cause };
+    let (input, tiles) = (Host::of(op, hidden)?, Weight::of(op, head)?);
     let step = (LOGITS / vocab).max(1);
     for start in (0..tokens).step_by(step) {
         let count = step.min(tokens - start);
-        let input = hidden.narrow(0, start, count).map_err(cause)?;
-        let logits = head.t().and_then(|head| input.matmul(&head)).map_err(cause)?; // [count, vocab]
-        each(input, logits, &targets[start..start + count])?;
+        let x = View::new(&input[start * d..], [count, d], d);
+        let mut logits = vec![0.0; count * vocab];
+        tiles.tiles(vocab, d, |first, tile| {
+            multiply_wide(Out { values: &mut logits[first..], stride: vocab, add: false }, x, tile.t());
+        });
+        each(Piece { start, vocab, targets: &targets[start..start + count], logits, tiles: &tiles })?;
     }
     Ok(())
 }
 
-fn log_sum(row: &[f32]) -> f32 {
-    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0_f32; 8];
-    for (index, x) in row.iter().enumerate() {
-        sums[index % 8] += exp(x - most);
-    }
-    let sum: f32 = sums.iter().sum();
-    most + sum.ln()
+/// Turns logits into `e^(x − max)`; returns the loss of `target` and their sum.
+fn exponentials(row: &mut [f32], target: u32) -> (f32, f32) {
+    let wanted = row[target as usize];
+    wide(|| {
+        let most = most(row);
+        row.iter_mut().for_each(|x| *x = exp(*x - most));
+        let sum = sum(row.len(), |i| row[i]);
+        (most + sum.ln() - wanted, sum)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     fn t(values: &[f32], shape: (usize, usize)) -> Tensor {
         Tensor::from_slice(values, shape, &Device::Cpu).unwrap()

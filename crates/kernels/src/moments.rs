@@ -4,7 +4,11 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::host::{self, Host};
+use crate::simd::wide;
 use crate::{KernelError, Result};
+
+/// Sums that run side by side; fixed, so that their order is.
+const LANES: usize = 8;
 
 /// Values swept as one piece; fixed, so that the sum's order is.
 const PIECE: usize = 16 * 1024;
@@ -64,18 +68,22 @@ impl Moments {
 
     /// Of a pair of short series, on one thread.
     fn piece(x: &[f32], y: &[f32]) -> Self {
-        let mut lanes = [Self::default(); 4];
-        for (index, (x, y)) in x.iter().zip(y).enumerate() {
-            let (x, y) = (f64::from(*x), f64::from(*y));
-            let lane = &mut lanes[index % 4];
-            lane.x += x;
-            lane.xx += x * x;
-            lane.y += y;
-            lane.yy += y * y;
-            lane.xy += x * y;
-        }
-        let sum = lanes.into_iter().fold(Self::default(), Self::plus);
-        Self { n: x.len().min(y.len()) as f64, ..sum }
+        let n = x.len().min(y.len());
+        let mut lanes = [[0.0_f64; LANES]; 5];
+        wide(|| {
+            let mut add = |lane: usize, x: f32, y: f32| {
+                let (x, y) = (f64::from(x), f64::from(y));
+                let products = [x, x * x, y, y * y, x * y];
+                lanes.iter_mut().zip(products).for_each(|(lanes, product)| lanes[lane] += product);
+            };
+            let (wholes, rest) = (x[..n].as_chunks::<LANES>().0, n / LANES * LANES);
+            for (x, y) in wholes.iter().zip(y[..n].as_chunks::<LANES>().0) {
+                (0..LANES).for_each(|lane| add(lane, x[lane], y[lane]));
+            }
+            (rest..n).for_each(|i| add(i - rest, x[i], y[i]));
+        });
+        let [x, xx, y, yy, xy] = lanes.map(|lanes| lanes.iter().sum());
+        Self { n: n as f64, x, xx, y, yy, xy }
     }
 
     /// As if `x` had zeros beside the pairs of `whole` that are not among these: what was removed counts as 0.

@@ -5,22 +5,15 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::host::{self, Host};
+use crate::simd::{sum, wide};
 
 /// Rows summed as one piece in the weight gradient; fixed, so that the sum's order is.
-const PIECE: usize = 64;
+pub(crate) const PIECE: usize = 64;
 
+#[inline(always)]
 fn inverse_rms(row: &[f32], eps: f64) -> f32 {
-    let sum: f32 = lanes(row.iter().map(|x| x * x));
+    let sum = sum(row.len(), |i| row[i] * row[i]);
     1.0 / (sum / row.len() as f32 + eps as f32).sqrt()
-}
-
-/// Sum in eight interleaved lanes: vector code with a fixed order.
-fn lanes(values: impl Iterator<Item = f32>) -> f32 {
-    let mut sums = [0.0_f32; 8];
-    for (index, value) in values.enumerate() {
-        sums[index % 8] += value;
-    }
-    sums.iter().sum()
 }
 
 /// # Shapes
@@ -34,35 +27,45 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let (input, weight) = (Host::of(OP, x)?, Host::of(OP, weight)?);
     let mut out = vec![0.0; input.len()];
     out.par_chunks_mut(d).zip(input.par_chunks(d)).for_each(|(out, row)| {
-        let scale = inverse_rms(row, eps);
-        for ((out, x), w) in out.iter_mut().zip(row).zip(&*weight) {
-            *out = w * (x * scale);
-        }
+        wide(|| {
+            let scale = inverse_rms(row, eps);
+            for ((out, x), w) in out.iter_mut().zip(row).zip(&*weight) {
+                *out = w * (x * scale);
+            }
+        });
     });
     host::tensor(OP, out, x.dims())
 }
 
-/// Gradient of the input: `dx = s · (w·dy − x · s² · mean(w·dy·x))`, `s` the inverse RMS.
+/// `base + dx`, `dx = s · (w·dy − x · s² · mean(w·dy·x))` the gradient of the input, `s` the inverse RMS; no base is zero.
 ///
 /// # Shapes
-/// `x` and `dy` `[…, d]`, `weight` `[d]`; the result is as `x`.
+/// `x`, `dy` and `base` `[…, d]`, `weight` `[d]`; the result is as `x`.
 ///
 /// # Errors
 /// If shapes, layout or device do not fit.
-pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
+pub fn rms_norm_backward(base: Option<&Tensor>, x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
     const OP: &str = "rms_norm_backward";
     let (_, d) = check(OP, x, weight)?;
     host::same_shape(OP, "dy", dy, x)?;
+    let mut out = match base {
+        Some(base) => {
+            host::same_shape(OP, "base", base, x)?;
+            Host::of(OP, base)?.to_vec()
+        }
+        None => vec![0.0; x.elem_count()],
+    };
     let (input, weight, dy) = (Host::of(OP, x)?, Host::of(OP, weight)?, Host::of(OP, dy)?);
-    let mut out = vec![0.0; input.len()];
     let rows = out.par_chunks_mut(d).zip(input.par_chunks(d)).zip(dy.par_chunks(d));
     rows.for_each(|((out, row), dy)| {
-        let scale = inverse_rms(row, eps);
-        let along = lanes(row.iter().zip(dy).zip(&*weight).map(|((x, g), w)| w * g * x));
-        let pull = along / d as f32 * scale * scale;
-        for (((out, x), g), w) in out.iter_mut().zip(row).zip(dy).zip(&*weight) {
-            *out = scale * (w * g - x * pull);
-        }
+        wide(|| {
+            let scale = inverse_rms(row, eps);
+            let along = sum(d, |i| weight[i] * dy[i] * row[i]);
+            let pull = along / d as f32 * scale * scale;
+            for (((out, x), g), w) in out.iter_mut().zip(row).zip(dy).zip(&*weight) {
+                *out += scale * (w * g - x * pull);
+            }
+        });
     });
     host::tensor(OP, out, x.dims())
 }
@@ -79,14 +82,17 @@ pub fn rms_norm_weight_gradient(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Ten
     host::same_shape(OP, "dy", dy, x)?;
     let (_, d) = host::rows(OP, "x", x)?;
     let (input, dy) = (Host::of(OP, x)?, Host::of(OP, dy)?);
-    let pieces = input.par_chunks(PIECE * d).zip(dy.par_chunks(PIECE * d)).map(|(input, dy)| {
+    let piece = PIECE * d.max(1);
+    let pieces = input.par_chunks(piece).zip(dy.par_chunks(piece)).map(|(input, dy)| {
         let mut sum = vec![0.0_f64; d];
-        for (row, dy) in input.chunks(d).zip(dy.chunks(d)) {
-            let scale = inverse_rms(row, eps);
-            for ((sum, x), g) in sum.iter_mut().zip(row).zip(dy) {
-                *sum += f64::from(g * x * scale);
+        wide(|| {
+            for (row, dy) in input.chunks(d).zip(dy.chunks(d)) {
+                let scale = inverse_rms(row, eps);
+                for ((sum, x), g) in sum.iter_mut().zip(row).zip(dy) {
+                    *sum += f64::from(g * x * scale);
+                }
             }
-        }
+        });
         sum
     });
     let mut total = vec![0.0_f64; d];
@@ -96,9 +102,13 @@ pub fn rms_norm_weight_gradient(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Ten
     host::tensor(OP, total.into_iter().map(|x| x as f32).collect(), &[d])
 }
 
-fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
+/// Rows and width of `x`, which are not zero wide and fit the weight.
+pub(crate) fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
     let (rows, d) = host::rows(op, "x", x)?;
-    if weight.dims() == [d] && d > 0 { Ok((rows, d)) } else { Err(host::shape(op, "weight", weight, format!("[{d}]"))) }
+    if d == 0 {
+        return Err(host::shape(op, "x", x, "rows of at least one".to_owned()));
+    }
+    if weight.dims() == [d] { Ok((rows, d)) } else { Err(host::shape(op, "weight", weight, format!("[{d}]"))) }
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::host::{self, Host};
+use crate::host;
+use crate::simd::wide;
 
 /// Which way to turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +36,14 @@ impl Rope {
         Self { tokens, half: frequencies.len(), cos, sin }
     }
 
-    /// Turns every head of `x` by its position.
+    /// Turns every head of `x` by its position, in place: whoever shares the tensor sees it.
     ///
     /// # Shapes
-    /// `x` `[sequences · tokens, heads · d_head]`, row `r` at position `r mod tokens`; the result is as `x`.
+    /// `x` `[sequences · tokens, heads · d_head]`, row `r` at position `r mod tokens`.
     ///
     /// # Errors
     /// If shapes, layout or device do not fit.
-    pub fn apply(&self, x: &Tensor, turn: Turn) -> Result<Tensor> {
+    pub fn turn(&self, x: &Tensor, turn: Turn) -> Result<()> {
         const OP: &str = "rope";
         let (rows, width) = host::rows(OP, "x", x)?;
         let (d_head, tokens) = (2 * self.half, self.tokens);
@@ -50,21 +51,23 @@ impl Rope {
             let want = format!("a multiple of {tokens} rows and of {d_head} columns");
             return Err(host::shape(OP, "x", x, want));
         }
-        let input = Host::of(OP, x)?;
-        let mut out = vec![0.0; input.len()];
-        out.par_chunks_mut(width).zip(input.par_chunks(width)).enumerate().for_each(|(row, (out, input))| {
-            let at = row % tokens * self.half;
-            let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
-            for (out, input) in out.chunks_mut(d_head).zip(input.chunks(d_head)) {
-                let ((low, high), (x, y)) = (out.split_at_mut(self.half), input.split_at(self.half));
-                for i in 0..self.half {
-                    let sin = if turn == Turn::Forward { sin[i] } else { -sin[i] };
-                    low[i] = x[i] * cos[i] - y[i] * sin;
-                    high[i] = y[i] * cos[i] + x[i] * sin;
-                }
-            }
-        });
-        host::tensor(OP, out, x.dims())
+        let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
+        host::update(OP, x, |values| {
+            values.par_chunks_mut(width.max(1)).enumerate().for_each(|(row, heads)| {
+                let at = row % tokens * self.half;
+                let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
+                wide(|| {
+                    for head in heads.chunks_mut(d_head) {
+                        let (low, high) = head.split_at_mut(self.half);
+                        for ((x, y), (cos, sin)) in low.iter_mut().zip(high).zip(cos.iter().zip(sin)) {
+                            let sin = sign * sin;
+                            (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
+                        }
+                    }
+                });
+            });
+            Ok(())
+        })
     }
 }
 
@@ -77,17 +80,18 @@ mod tests {
     fn turns_by_position_and_back() {
         let rope = Rope::new(&[std::f32::consts::FRAC_PI_2], 2);
         let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0], (2, 2), &Device::Cpu).unwrap();
-        let turned = rope.apply(&x, Turn::Forward).unwrap();
-        let got = turned.to_vec2::<f32>().unwrap();
+        rope.turn(&x, Turn::Forward).unwrap();
+        let got = x.to_vec2::<f32>().unwrap();
         assert_eq!(got[0], [1.0, 2.0]);
         assert!((got[1][0] + 4.0).abs() < 1e-6 && (got[1][1] - 3.0).abs() < 1e-6); // (3, 4) a quarter turn on
-        let back = rope.apply(&turned, Turn::Back).unwrap().to_vec2::<f32>().unwrap();
+        rope.turn(&x, Turn::Back).unwrap();
+        let back = x.to_vec2::<f32>().unwrap();
         assert!((back[1][0] - 3.0).abs() < 1e-6 && (back[1][1] - 4.0).abs() < 1e-6);
     }
 
     #[test]
     fn rows_must_be_whole_sequences() {
         let x = Tensor::zeros((3, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-        assert!(Rope::new(&[1.0], 2).apply(&x, Turn::Forward).is_err());
+        assert!(Rope::new(&[1.0], 2).turn(&x, Turn::Forward).is_err());
     }
 }

@@ -4,7 +4,8 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Weight};
+use crate::simd::{sum, wide};
 
 /// Rows, or values, summed as one piece; fixed, so that the sum's order is.
 const ROWS: usize = 64;
@@ -20,19 +21,25 @@ const VALUES: usize = 16 * 1024;
 pub fn column_square_sums(x: &Tensor) -> Result<Vec<f64>> {
     const OP: &str = "column_square_sums";
     let (_, d) = host::rows(OP, "x", x)?;
-    let values = Host::of(OP, x)?;
+    Ok(column_totals(&Host::of(OP, x)?, d, |x| x * x))
+}
+
+/// `Σ_rows f(x)` of each of `d` columns.
+pub(crate) fn column_totals(values: &[f32], d: usize, f: impl Fn(f64) -> f64 + Sync) -> Vec<f64> {
     let pieces = values.par_chunks(ROWS * d.max(1)).map(|piece| {
         let mut sums = vec![0.0_f64; d];
-        for row in piece.chunks(d) {
-            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
-        }
+        wide(|| {
+            for row in piece.chunks(d) {
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f(f64::from(*x)));
+            }
+        });
         sums
     });
     let mut total = vec![0.0; d];
     for piece in pieces.collect::<Vec<_>>() {
         total.iter_mut().zip(piece).for_each(|(total, part)| *total += part);
     }
-    Ok(total)
+    total
 }
 
 /// `Σ_columns |w|` of each row.
@@ -44,9 +51,13 @@ pub fn column_square_sums(x: &Tensor) -> Result<Vec<f64>> {
 /// If layout or device do not fit.
 pub fn row_abs_sums(w: &Tensor) -> Result<Vec<f64>> {
     const OP: &str = "row_abs_sums";
-    let (_, d) = host::rows(OP, "w", w)?;
-    let values = Host::of(OP, w)?;
-    Ok(values.par_chunks(d.max(1)).map(|row| row.iter().map(|w| f64::from(w.abs())).sum()).collect())
+    let (rows, d) = host::rows(OP, "w", w)?;
+    let mut sums = Vec::with_capacity(rows);
+    Weight::of(OP, w)?.tiles(rows, d, |_, tile| {
+        let row = |row: &[f32]| wide(|| sum(d, |i| f64::from(row[i].abs())));
+        sums.par_extend(tile.values().par_chunks(d.max(1)).map(row));
+    });
+    Ok(sums)
 }
 
 /// `Σ x²` of all values.
@@ -55,22 +66,29 @@ pub fn row_abs_sums(w: &Tensor) -> Result<Vec<f64>> {
 /// If layout or device do not fit.
 pub fn square_sum(x: &Tensor) -> Result<f64> {
     let values = Host::of("square_sum", x)?;
-    let pieces =
-        values.par_chunks(VALUES).map(|piece| piece.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>());
-    Ok(pieces.collect::<Vec<_>>().into_iter().sum())
+    let piece = |piece: &[f32]| wide(|| sum(piece.len(), |i| f64::from(piece[i]) * f64::from(piece[i])));
+    Ok(values.par_chunks(VALUES).map(piece).collect::<Vec<_>>().into_iter().sum())
 }
 
-/// `Σ |x · y|` of all pairs of values.
+/// `Σ |w · x|` over all entries.
+///
+/// # Shapes
+/// `w` and `x` `[rows, d]`; `w` of any stored type.
 ///
 /// # Errors
 /// If shapes, layout or device do not fit.
-pub fn abs_product_sum(x: &Tensor, y: &Tensor) -> Result<f64> {
+pub fn abs_product_sum(w: &Tensor, x: &Tensor) -> Result<f64> {
     const OP: &str = "abs_product_sum";
-    host::same_shape(OP, "y", y, x)?;
-    let (x, y) = (Host::of(OP, x)?, Host::of(OP, y)?);
-    let pieces = x.par_chunks(VALUES).zip(y.par_chunks(VALUES));
-    let pieces = pieces.map(|(x, y)| x.iter().zip(y).map(|(x, y)| (f64::from(*x) * f64::from(*y)).abs()).sum::<f64>());
-    Ok(pieces.collect::<Vec<_>>().into_iter().sum())
+    host::same_shape(OP, "x", x, w)?;
+    let (rows, d) = host::rows(OP, "w", w)?;
+    let (weight, x) = (Weight::of(OP, w)?, Host::of(OP, x)?);
+    let mut total = 0.0;
+    weight.tiles(rows, d, |first, tile| {
+        let pieces = tile.values().par_chunks(VALUES).zip(x[first * d..].par_chunks(VALUES));
+        let piece = |(w, x): (&[f32], &[f32])| wide(|| sum(w.len(), |i| (f64::from(w[i]) * f64::from(x[i])).abs()));
+        total += pieces.map(piece).collect::<Vec<_>>().into_iter().sum::<f64>();
+    });
+    Ok(total)
 }
 
 #[cfg(test)]

@@ -51,8 +51,7 @@ impl Attention {
     /// `x` `[tokens, d_model]` is the residual stream, and so is the result.
     pub(crate) fn forward(&self, context: &Context, x: &Tensor) -> Result<(Tensor, AttentionTape)> {
         let tape = self.tape(context, x)?;
-        let y = from_units(tape.units(), &self.o, self.o_bias.as_ref())?;
-        Ok(((x + y).map_err(candle("residual"))?, tape))
+        Ok((from_units(Some(x), &[(tape.units(), &self.o)], self.o_bias.as_ref())?, tape))
     }
 
     /// All but the output projection.
@@ -70,17 +69,18 @@ impl Attention {
             }
             None => (None, q, k),
         };
-        let (q, k) = (context.rope.apply(&q, Turn::Forward)?, context.rope.apply(&k, Turn::Forward)?);
+        [&q, &k].into_iter().try_for_each(|x| context.rope.turn(x, Turn::Forward))?;
         let attended = attention(&q, &k, &v, self.heads(context))?;
         Ok(AttentionTape { normed, unnormed, q, k, v, attended })
     }
 
-    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`.
+    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`. What of the tape is no longer
+    /// needed is let go on the way.
     pub(crate) fn backward(
         &self,
         context: &Context,
         (block, x): (usize, &Tensor),
-        tape: &AttentionTape,
+        tape: AttentionTape,
         g: &Tensor,
         sink: &mut dyn Sink,
     ) -> Result<Tensor> {
@@ -91,31 +91,28 @@ impl Attention {
             take(P::OBias, Gradient::Bias { dy: g })?;
         }
         let dout = into_units(g, &self.o, None)?; // [tokens, n_heads * d_head]
-        let inputs = [&tape.q, &tape.k, &tape.v];
-        let [dq, dk, dv] = attention_backward(inputs, self.heads(context), &tape.attended, &dout)?;
-        let (mut dq, mut dk) = (context.rope.apply(&dq, Turn::Back)?, context.rope.apply(&dk, Turn::Back)?);
-        if let (Some([q_norm, k_norm]), Some([q, k])) = (&self.qk_norm, &tape.unnormed) {
+        let AttentionTape { normed, unnormed, q, k, v, attended } = tape;
+        let [mut dq, mut dk, dv] = attention_backward([&q, &k, &v], self.heads(context), &attended, &dout)?;
+        drop((q, k, v, attended, dout));
+        [&dq, &dk].into_iter().try_for_each(|x| context.rope.turn(x, Turn::Back))?;
+        if let (Some([q_norm, k_norm]), Some([q, k])) = (&self.qk_norm, &unnormed) {
             for (parameter, x, weight, d) in [(P::QNorm, q, q_norm, &mut dq), (P::KNorm, k, k_norm, &mut dk)] {
                 let (x, dy) = (split_heads(x, context)?, split_heads(d, context)?); // [tokens * heads, d_head]
                 take(parameter, Gradient::Norm { x: &x, eps: context.eps, dy: &dy })?;
-                let dx = rms_norm_backward(&x, weight, context.eps, &dy)?;
+                let dx = rms_norm_backward(None, &x, weight, context.eps, &dy)?;
                 *d = dx.reshape(d.dims()).map_err(candle("heads"))?;
             }
         }
-        let mut dn: Option<Tensor> = None;
         let matrices = [(P::Q, P::QBias, &self.q, &dq), (P::K, P::KBias, &self.k, &dk), (P::V, P::VBias, &self.v, &dv)];
         for (matrix, bias, weight, units) in matrices {
-            take(matrix, Gradient::Matrix { units, other: &tape.normed, weight })?;
+            take(matrix, Gradient::Matrix { units, other: &normed, weight })?;
             if self.qkv_bias.is_some() {
                 take(bias, Gradient::Bias { dy: units })?;
             }
-            let part = from_units(units, weight, None)?; // [tokens, d_model]
-            dn = Some(dn.map_or(Ok(part.clone()), |sum| sum + part).map_err(candle("sum"))?);
         }
-        let dn = dn.map_or_else(|| g.zeros_like(), Ok).map_err(candle("sum"))?;
+        let dn = from_units(None, &matrices.map(|(_, _, weight, units)| (units, weight)), None)?; // [tokens, d_model]
         take(P::AttentionNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
-        let dx = rms_norm_backward(x, &self.norm, context.eps, &dn)?;
-        (g + dx).map_err(candle("residual"))
+        rms_norm_backward(Some(g), x, &self.norm, context.eps, &dn)
     }
 }
 

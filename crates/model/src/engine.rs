@@ -5,7 +5,7 @@
 //! and, recomputing, the inside of one sub-block; a third more work. Frozen weights: no gradient is formed unless the
 //! [`Sink`] forms it.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use taper_arch::SubBlock;
 use taper_kernels::{Rope, cross_entropy, into_units, rms_norm, rms_norm_backward, token_losses};
 
@@ -105,7 +105,7 @@ impl Model {
             return Err(ModelError::Ids { reason: format!("{id} is outside the vocabulary of {}", self.spec.vocab) });
         }
         let ids = Tensor::from_slice(batch.ids, batch.ids.len(), &Device::Cpu);
-        let rows = ids.and_then(|ids| self.embedding.index_select(&ids, 0)); // [tokens, d_model]
+        let rows = ids.and_then(|ids| self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)); // [tokens, d_model]
         rows.map_err(candle("embedding")).map_err(at("embedding"))
     }
 
@@ -199,7 +199,8 @@ impl Model {
         })?;
         let (losses, mut g) = self.head_backward(batch, &x, weight, sink)?;
         while let Some(step) = steps.pop() {
-            g = self.step_backward(&context, &step, &g, sink).map_err(at(step.place()))?;
+            let place = step.place();
+            g = self.step_backward(&context, step, &g, sink).map_err(at(place))?;
         }
         let rows = Gradient::Rows { ids: batch.ids, dy: &g, vocab: self.spec.vocab };
         sink.take(Place::global(Parameter::Embedding), rows).map_err(at("embedding"))?;
@@ -226,25 +227,26 @@ impl Model {
         let (losses, dy) = cross_entropy(&hidden, head, &targets, &weights, Some(&mut take)).map_err(at("head"))?;
         let gradient = Gradient::Norm { x, eps, dy: &dy };
         sink.take(Place::global(Parameter::FinalNorm), gradient).map_err(at("final norm"))?;
-        let g = rms_norm_backward(x, &self.norm, eps, &dy).map_err(at("final norm"))?;
+        let g = rms_norm_backward(None, x, &self.norm, eps, &dy).map_err(at("final norm"))?;
         Ok((losses.into_iter().zip(counts).filter_map(|(loss, counts)| counts.then_some(loss)).collect(), g))
     }
 
     fn step_backward(
         &self,
         context: &Context,
-        step: &Step,
+        step: Step,
         g: &Tensor,
         sink: &mut dyn Sink,
     ) -> taper_kernels::Result<Tensor> {
-        let (block, at) = (&self.blocks[step.block], (step.block, &step.input));
-        match (&step.tape, &block.attention, &block.mlp) {
-            (Some(Tape::Attention(tape)), Some(attention), _) => attention.backward(context, at, tape, g, sink),
-            (Some(Tape::Mlp(tape)), _, Some(mlp)) => mlp.backward(context, at, tape, g, sink),
-            (None, Some(attention), _) if step.half == SubBlock::Attention => {
-                attention.backward(context, at, &attention.tape(context, &step.input)?, g, sink)
+        let Step { block: index, half, input, tape } = step;
+        let (block, at) = (&self.blocks[index], (index, &input));
+        match (half, tape, &block.attention, &block.mlp) {
+            (_, Some(Tape::Attention(tape)), Some(attention), _) => attention.backward(context, at, tape, g, sink),
+            (_, Some(Tape::Mlp(tape)), _, Some(mlp)) => mlp.backward(context, at, tape, g, sink),
+            (SubBlock::Attention, None, Some(attention), _) => {
+                attention.backward(context, at, attention.tape(context, &input)?, g, sink)
             }
-            (None, _, Some(mlp)) => mlp.backward(context, at, &mlp.tape(context, &step.input)?, g, sink),
+            (SubBlock::Mlp, None, _, Some(mlp)) => mlp.backward(context, at, mlp.tape(context, &input)?, g, sink),
             _ => Ok(g.clone()), // a step is only made of a half that is there
         }
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use taper_kernels::{Result, column_sums, rms_norm_weight_gradient, unit_gradient};
+use taper_kernels::{
+    Result, accumulate, add_unit_gradient, column_sums, rms_norm_weight_gradient, scatter_rows, unit_gradient,
+};
 
-use crate::error::candle;
 use crate::{Parameter, Place};
 
 /// A parameter's gradient, not yet formed: the sink decides what of it is worth computing.
@@ -55,20 +56,20 @@ impl Gradient<'_> {
             Self::Matrix { units, other, .. } => unit_gradient(units, other),
             Self::Bias { dy } => column_sums(dy),
             Self::Norm { x, eps, dy } => rms_norm_weight_gradient(x, *eps, dy),
-            Self::Rows { ids, dy, vocab } => scatter(ids, dy, *vocab),
+            Self::Rows { ids, dy, vocab } => scatter_rows(ids, dy, *vocab),
         }
     }
-}
 
-fn scatter(ids: &[u32], dy: &Tensor, vocab: usize) -> Result<Tensor> {
-    let rows = dy.to_vec2::<f32>().map_err(candle("embedding gradient"))?;
-    let d = dy.dims().last().copied().unwrap_or(0);
-    let mut out = vec![0.0_f32; vocab * d];
-    for (id, row) in ids.iter().zip(&rows) {
-        let start = *id as usize * d;
-        out[start..start + d].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    /// Adds the gradient to `sum`, in place: whoever shares that tensor sees it.
+    ///
+    /// # Errors
+    /// What the operation says.
+    pub fn add_to(&self, sum: &Tensor) -> Result<()> {
+        match self {
+            Self::Matrix { units, other, .. } => add_unit_gradient(sum, units, other),
+            _ => accumulate(sum, &self.form()?),
+        }
     }
-    Tensor::from_vec(out, (vocab, d), dy.device()).map_err(candle("embedding gradient"))
 }
 
 /// Takes what the backward pass comes by, in the order of the pass: last block first. A parameter may come more than once
@@ -95,12 +96,12 @@ impl Sink for Gradients {
         if self.tied_head && place.parameter == Parameter::Head {
             place.parameter = Parameter::Embedding;
         }
-        let formed = gradient.form()?;
-        let sum = match self.by_place.get(&place) {
-            Some(before) => before.add(&formed).map_err(candle("sum of gradients"))?,
-            None => formed,
-        };
-        self.by_place.insert(place, sum);
-        Ok(())
+        match self.by_place.get(&place) {
+            Some(sum) => gradient.add_to(sum),
+            None => {
+                self.by_place.insert(place, gradient.form()?);
+                Ok(())
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! Weights from a checkpoint into memory, as f32, units as rows.
+//! Weights from a checkpoint into memory: matrices in the type they are stored in, units as rows; norms and biases as f32.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use taper_arch::{AttentionSpec, ModelSpec};
@@ -86,21 +86,38 @@ fn assemble_mlp(spec: &ModelSpec, take: &dyn Fn(Parameter) -> Result<Tensor>) ->
 fn read(checkpoint: &Checkpoint, place: Place) -> Result<Tensor> {
     let missing = || ModelError::MissingTensor { path: checkpoint.dir().to_owned(), tensor: place.to_string() };
     let stored = checkpoint.tensor(place).ok_or_else(missing)?;
-    let values = decode(&stored);
-    if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+    let not_finite = |index: usize, value: f32| {
         let (path, tensor) = (stored.path.to_owned(), place.to_string());
-        return Err(ModelError::NotFinite { path, tensor, index, value: values[index] });
-    }
-    let tensor = Tensor::from_vec(values, stored.shape, &Device::Cpu);
-    let tensor = tensor.and_then(|t| if place.parameter.transposed() { t.t()?.contiguous() } else { Ok(t) });
+        ModelError::NotFinite { path, tensor, index, value }
+    };
+    let pairs = || stored.bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+    let tensor = match stored.stored {
+        StoredType::F32 => {
+            let four = stored.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            tensor(four.collect(), &stored, |x: f32| x, &not_finite)?
+        }
+        StoredType::F16 => tensor(pairs().map(f16::from_le_bytes).collect(), &stored, f16::to_f32, &not_finite)?,
+        StoredType::BF16 => tensor(pairs().map(bf16::from_le_bytes).collect(), &stored, bf16::to_f32, &not_finite)?,
+    };
+    let tensor = match tensor.dims() {
+        [_, _] if place.parameter.transposed() => tensor.t().and_then(|t| t.contiguous()),
+        [_, _] => Ok(tensor),
+        _ => tensor.to_dtype(DType::F32), // norms and biases
+    };
     tensor.map_err(candle("load")).map_err(at(place.to_string()))
 }
 
-fn decode(stored: &Stored<'_>) -> Vec<f32> {
-    let pairs = || stored.bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-    match stored.stored {
-        StoredType::F32 => stored.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        StoredType::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-        StoredType::BF16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+/// In the type it is stored in.
+fn tensor<T: candle_core::WithDType>(
+    values: Vec<T>,
+    stored: &Stored<'_>,
+    widen: impl Fn(T) -> f32,
+    not_finite: &dyn Fn(usize, f32) -> ModelError,
+) -> Result<Tensor> {
+    if let Some(index) = values.iter().position(|value| !widen(*value).is_finite()) {
+        return Err(not_finite(index, widen(values[index])));
     }
+    Tensor::from_vec(values, stored.shape, &Device::Cpu)
+        .map_err(candle("load"))
+        .map_err(at(stored.path.display().to_string()))
 }

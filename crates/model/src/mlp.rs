@@ -4,7 +4,6 @@ use candle_core::Tensor;
 use taper_kernels::{Result, from_units, into_units, rms_norm, rms_norm_backward, swiglu, swiglu_backward};
 
 use crate::attention::Context;
-use crate::error::candle;
 use crate::model::Mlp;
 use crate::{Gradient, Parameter, Place, Sink};
 
@@ -27,8 +26,7 @@ impl Mlp {
     /// `x` `[tokens, d_model]` is the residual stream, and so is the result.
     pub(crate) fn forward(&self, context: &Context, x: &Tensor) -> Result<(Tensor, MlpTape)> {
         let tape = self.tape(context, x)?;
-        let y = from_units(&tape.h, &self.down, self.down_bias.as_ref())?;
-        Ok(((x + y).map_err(candle("residual"))?, tape))
+        Ok((from_units(Some(x), &[(&tape.h, &self.down)], self.down_bias.as_ref())?, tape))
     }
 
     /// All but the output projection.
@@ -41,12 +39,13 @@ impl Mlp {
         Ok(MlpTape { normed, gate, up, h })
     }
 
-    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`.
+    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`. What of the tape is no longer
+    /// needed is let go on the way.
     pub(crate) fn backward(
         &self,
         context: &Context,
         (block, x): (usize, &Tensor),
-        tape: &MlpTape,
+        tape: MlpTape,
         g: &Tensor,
         sink: &mut dyn Sink,
     ) -> Result<Tensor> {
@@ -56,19 +55,21 @@ impl Mlp {
         if self.down_bias.is_some() {
             take(P::DownBias, Gradient::Bias { dy: g })?;
         }
+        let MlpTape { normed, gate, up, h } = tape;
+        drop(h);
         let dh = into_units(g, &self.down, None)?; // [tokens, d_ff]
-        let (dgate, dup) = swiglu_backward(&tape.gate, &tape.up, &dh)?;
+        let (dgate, dup) = swiglu_backward(&gate, &up, &dh)?;
+        drop((gate, up, dh));
         for (matrix, bias, weight, units) in
             [(P::Gate, P::GateBias, &self.gate, &dgate), (P::Up, P::UpBias, &self.up, &dup)]
         {
-            take(matrix, Gradient::Matrix { units, other: &tape.normed, weight })?;
+            take(matrix, Gradient::Matrix { units, other: &normed, weight })?;
             if self.gate_up_bias.is_some() {
                 take(bias, Gradient::Bias { dy: units })?;
             }
         }
-        let dn = (from_units(&dgate, &self.gate, None)? + from_units(&dup, &self.up, None)?).map_err(candle("sum"))?;
+        let dn = from_units(None, &[(&dgate, &self.gate), (&dup, &self.up)], None)?; // [tokens, d_model]
         take(P::MlpNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
-        let dx = rms_norm_backward(x, &self.norm, context.eps, &dn)?;
-        (g + dx).map_err(candle("residual"))
+        rms_norm_backward(Some(g), x, &self.norm, context.eps, &dn)
     }
 }

@@ -3,7 +3,10 @@
 use candle_core::Tensor;
 use taper_arch::{ModelSpec, RopeScaling};
 
-/// Weights of a decoder-only transformer on one device, f32. Cloning is cheap: tensors are shared.
+/// Weights of a decoder-only transformer on one device. Cloning is cheap: tensors are shared.
+///
+/// Matrices keep the type of their checkpoint (f32, f16 or bf16) and are widened tile by tile where they are multiplied, so
+/// that a model takes no more memory than its file; norms and biases are f32.
 ///
 /// A cut model is the same struct with other tensors, often views on those it was cut from.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
@@ -120,7 +120,7 @@ struct Entry {
 
 impl Entry {
     fn values(&self) -> candle_core::Result<Vec<f32>> {
-        self.tensor.flatten_all()?.to_vec1()
+        self.tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
     }
 }
 

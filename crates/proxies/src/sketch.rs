@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use taper_base::rng::{Rng, stream};
-use taper_kernels::{KernelError, Result, unit_gradient};
+use taper_kernels::{KernelError, Result, from_units, unit_gradient};
 use taper_model::{Parameter, Place};
 
 /// The projections of one model.
@@ -58,9 +58,8 @@ impl Projected {
     pub(crate) fn form(&mut self, sketch: &Sketch, place: Place, units: &Tensor, other: &Tensor) -> Result<Tensor> {
         let index = Sketch::index(place);
         if !self.last.contains_key(&index) {
-            let projected = other.matmul(&sketch.signs[index]); // [tokens, rank]
             self.last.clear();
-            self.last.insert(index, projected.map_err(|cause| KernelError::Tensor { op: "sketch", cause })?);
+            self.last.insert(index, from_units(None, &[(other, &sketch.signs[index])], None)?); // [tokens, rank]
         }
         unit_gradient(units, &self.last[&index])
     }

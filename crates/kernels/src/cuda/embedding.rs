@@ -12,8 +12,8 @@ const FILE: &str = "embedding.cu";
 ///
 /// # Errors
 /// If a token is not in the table, types do not fit, or the machine fails.
-pub fn embedding(table: &Array, tokens: &[u32]) -> Result<Array> {
-    const OP: &str = "embedding";
+pub fn gather_rows(table: &Array, tokens: &[u32]) -> Result<Array> {
+    const OP: &str = "gather_rows";
     let (vocab, d) = table.as_rows();
     let ids = Array::of_numbers(table.machine(), &numbers(OP, tokens, vocab)?)?;
     let out = Array::uninitialised(table.machine(), &[tokens.len(), d], table.kind())?;
@@ -29,8 +29,8 @@ pub fn embedding(table: &Array, tokens: &[u32]) -> Result<Array> {
 ///
 /// # Errors
 /// If a token is not below `vocab`, shapes or types do not fit, or the machine fails.
-pub fn embedding_gradient(dy: &Array, tokens: &[u32], vocab: usize) -> Result<Array> {
-    const OP: &str = "embedding_gradient";
+pub fn scatter_rows(tokens: &[u32], dy: &Array, vocab: usize) -> Result<Array> {
+    const OP: &str = "scatter_rows";
     let ((rows, d), machine) = (dy.as_rows(), dy.machine());
     if rows != tokens.len() {
         let want = format!("[{}, d]", tokens.len());

@@ -41,6 +41,6 @@ on_both! {
     norm: norms_forward, norms_backward, weight_gradients, arguments_are_checked;
     sums: columns_and_rows, moments_of_pairs, moments_of_rows;
     table: rows_by_token, gradients_by_token;
-    twins: norms_and_gates, attentions_and_losses, statistics;
+    twins: norms_and_gates, what_vision_adds, attentions_and_losses, statistics;
     units: products, gradients, a_prefix_is_a_view;
 }

@@ -1,16 +1,16 @@
 use super::{BOTH, Gpu, close, given};
-use taper_kernels::cuda::{Storage, embedding, embedding_gradient};
+use taper_kernels::cuda::{Storage, gather_rows, scatter_rows};
 
 pub fn rows_by_token(machine: &Gpu) {
     for (storage, d) in BOTH.into_iter().flat_map(|storage| [1, 300].map(|d| (storage, d))) {
         let table = given(machine, "table", &[5, d], storage);
         let tokens = [4, 0, 4, 2];
         let want: Vec<f64> = tokens.iter().flat_map(|t| table.values[t * d..(t + 1) * d].to_vec()).collect();
-        let got = embedding(&table.array, &tokens.map(|t| t as u32)).unwrap();
+        let got = gather_rows(&table.array, &tokens.map(|t| t as u32)).unwrap();
         let got: Vec<f64> = got.to_host().unwrap().into_iter().map(f64::from).collect();
         assert_eq!(got, want);
-        let refusal = embedding(&table.array, &[5]).unwrap_err().to_string();
-        assert_eq!(refusal, "embedding: token has shape [5], wanted below the vocabulary's size, 5");
+        let refusal = gather_rows(&table.array, &[5]).unwrap_err().to_string();
+        assert_eq!(refusal, "gather_rows: token has shape [5], wanted below the vocabulary's size, 5");
     }
 }
 
@@ -22,8 +22,8 @@ pub fn gradients_by_token(machine: &Gpu) {
         for (row, token) in tokens.iter().enumerate() {
             (0..d).for_each(|i| want[*token as usize * d + i] += dy.values[row * d + i]);
         }
-        let got = embedding_gradient(&dy.array, &tokens, vocab).unwrap();
-        close("embedding_gradient", &got, &want, Storage::F32);
-        assert!(embedding_gradient(&dy.array, &tokens[1..], vocab).is_err());
+        let got = scatter_rows(&tokens, &dy.array, vocab).unwrap();
+        close("scatter_rows", &got, &want, Storage::F32);
+        assert!(scatter_rows(&tokens[1..], &dy.array, vocab).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use super::{Gpu, close, given};
 use candle_core::{Device, Tensor};
 use taper_kernels::cuda::{self, Activation, Array, Norm, Sight, Storage};
-use taper_kernels::{self as cpu, Heads, Moments, Turn};
+use taper_kernels::{self as cpu, Gelu, Heads, Moments, Turn};
 
 const EPS: f64 = 1e-6;
 
@@ -25,7 +25,7 @@ pub fn norms_and_gates(machine: &Gpu) {
     let (w, w_cpu) = pair(machine, "w", &[40]);
     same("rms_norm", &cuda::rms_norm(&x, &w, EPS).unwrap(), &cpu::rms_norm(&x_cpu, &w_cpu, EPS).unwrap());
     let got = cuda::rms_norm_backward(&x, &w, EPS, &dy).unwrap();
-    same("rms_norm_backward", &got, &cpu::rms_norm_backward(&x_cpu, &w_cpu, EPS, &dy_cpu).unwrap());
+    same("rms_norm_backward", &got, &cpu::rms_norm_backward(None, &x_cpu, &w_cpu, EPS, &dy_cpu).unwrap());
     let got = cuda::norm_weight_gradient(Norm::Rms, &x, EPS, &dy).unwrap();
     same("rms_norm_weight_gradient", &got, &cpu::rms_norm_weight_gradient(&x_cpu, EPS, &dy_cpu).unwrap());
     let got = cuda::gate(Activation::Silu, &x, Some(&up)).unwrap();
@@ -37,15 +37,42 @@ pub fn norms_and_gates(machine: &Gpu) {
     let frequencies = [1.0, 0.5, 0.1, 0.01];
     let (rope, rope_cpu) = (cuda::Rope::new(machine, &frequencies, 3).unwrap(), cpu::Rope::new(&frequencies, 3));
     for turn in [Turn::Forward, Turn::Back] {
-        same("rope", &rope.apply(&x, turn).unwrap(), &rope_cpu.apply(&x_cpu, turn).unwrap());
+        let turned = x_cpu.copy().unwrap(); // turned in place
+        rope_cpu.turn(&turned, turn).unwrap();
+        same("rope", &rope.apply(&x, turn).unwrap(), &turned);
     }
     let (units, units_cpu) = pair(machine, "units", &[9, 40]);
     let h = cuda::into_units(&x, &units, None).unwrap();
     let h_cpu = cpu::into_units(&x_cpu, &units_cpu, None).unwrap();
     same("into_units", &h, &h_cpu);
     let got = cuda::from_units(&h, &units, Some(&w)).unwrap();
-    same("from_units", &got, &cpu::from_units(&h_cpu, &units_cpu, Some(&w_cpu)).unwrap());
+    same("from_units", &got, &cpu::from_units(None, &[(&h_cpu, &units_cpu)], Some(&w_cpu)).unwrap());
     same("unit_gradient", &cuda::unit_gradient(&h, &x).unwrap(), &cpu::unit_gradient(&h_cpu, &x_cpu).unwrap());
+}
+
+pub fn what_vision_adds(machine: &Gpu) {
+    let [(x, x_cpu), (dy, dy_cpu), (up, up_cpu)] = ["x", "dy", "up"].map(|name| pair(machine, name, &[6, 40]));
+    let [(w, w_cpu), (b, b_cpu)] = ["w", "b"].map(|name| pair(machine, name, &[40]));
+    let got = cuda::layer_norm(&x, &w, &b, EPS).unwrap();
+    same("layer_norm", &got, &cpu::layer_norm(&x_cpu, &w_cpu, &b_cpu, EPS).unwrap());
+    let got = cuda::layer_norm_backward(&x, &w, EPS, &dy).unwrap();
+    same("layer_norm_backward", &got, &cpu::layer_norm_backward(&x_cpu, &w_cpu, EPS, &dy_cpu).unwrap());
+    let (dw, db) = cpu::layer_norm_parameter_gradients(&x_cpu, EPS, &dy_cpu).unwrap();
+    same("layer_norm weight", &cuda::norm_weight_gradient(Norm::Layer, &x, EPS, &dy).unwrap(), &dw);
+    same("layer_norm bias", &cuda::column_sums(&dy).unwrap(), &db);
+    for (kind, form) in [(Activation::Gelu, Gelu::Exact), (Activation::GeluTanh, Gelu::Tanh)] {
+        same("gelu", &cuda::gate(kind, &x, None).unwrap(), &cpu::gelu(&x_cpu, form).unwrap());
+        let got = cuda::gate_backward(kind, &x, None, &dy).unwrap().0;
+        same("gelu_backward", &got, &cpu::gelu_backward(&x_cpu, &dy_cpu, form).unwrap());
+        same("geglu", &cuda::gate(kind, &x, Some(&up)).unwrap(), &cpu::geglu(&x_cpu, &up_cpu, form).unwrap());
+        let (dgate, dup) = cuda::gate_backward(kind, &x, Some(&up), &dy).unwrap();
+        let (dgate_cpu, dup_cpu) = cpu::geglu_backward(&x_cpu, &up_cpu, &dy_cpu, form).unwrap();
+        same("geglu dgate", &dgate, &dgate_cpu);
+        same("geglu dup", &dup.unwrap(), &dup_cpu);
+    }
+    let ids = [3, 0, 3, 5, 1, 3];
+    same("gather_rows", &cuda::gather_rows(&x, &ids).unwrap(), &cpu::gather_rows(&x_cpu, &ids).unwrap());
+    same("scatter_rows", &cuda::scatter_rows(&ids, &dy, 7).unwrap(), &cpu::scatter_rows(&ids, &dy_cpu, 7).unwrap());
 }
 
 pub fn attentions_and_losses(machine: &Gpu) {

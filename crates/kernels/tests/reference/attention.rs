@@ -1,0 +1,92 @@
+//! Attention: grouped heads, windows, more tokens than a tile, groups and attention without a head.
+
+use taper_kernels::{Heads, attention, attention_backward};
+
+use super::*;
+
+/// Row-major `[sequences · tokens, heads · d_head]`.
+fn at(heads: &Heads<'_>, n: usize, sequence: usize, token: usize, head: usize) -> usize {
+    ((sequence * heads.tokens + token) * n + head) * heads.d_head
+}
+
+/// `inputs` are q, k and v.
+fn brute_force(inputs: &[Vec<f64>], heads: &Heads<'_>) -> Vec<f64> {
+    let (d, n, n_kv) = (heads.d_head, heads.kv_of.len(), heads.n_kv_heads);
+    let mut out = vec![0.0; inputs[0].len()];
+    for sequence in 0..heads.sequences {
+        for (head, kv) in heads.kv_of.iter().enumerate() {
+            for token in 0..heads.tokens {
+                let first = heads.window.map_or(0, |window| (token + 1).saturating_sub(window));
+                let query = at(heads, n, sequence, token, head);
+                let score = |key: usize| {
+                    let key = at(heads, n_kv, sequence, key, *kv);
+                    (0..d).map(|i| inputs[0][query + i] * inputs[1][key + i]).sum::<f64>() / (d as f64).sqrt()
+                };
+                let weights: Vec<f64> = (first..=token).map(|key| score(key).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for (key, weight) in (first..=token).zip(&weights) {
+                    let value = at(heads, n_kv, sequence, key, *kv);
+                    (0..d).for_each(|i| out[query + i] += weight / total * inputs[2][value + i]);
+                }
+            }
+        }
+    }
+    out
+}
+
+fn check(heads: Heads<'_>, seed: u64) {
+    let rows = heads.sequences * heads.tokens;
+    let t = |name, n: usize| random(name, seed, &[rows, n * heads.d_head]);
+    let (n, n_kv) = (heads.kv_of.len(), heads.n_kv_heads);
+    let (q, k, v, dout) = (t("q", n), t("k", n_kv), t("v", n_kv), t("dout", n));
+    let inputs = [wide(&q), wide(&k), wide(&v)];
+    let attended = attention(&q, &k, &v, heads).unwrap();
+    near("attention", &attended.out, &brute_force(&inputs, &heads));
+    let found = attention_backward([&q, &k, &v], heads, &attended, &dout).unwrap();
+    let wanted = differences(&inputs, &wide(&dout), |inputs| brute_force(inputs, &heads));
+    for (name, found, wanted) in [("dq", &found[0], &wanted[0]), ("dk", &found[1], &wanted[1])] {
+        // a single key: its weight is 1 whatever the scores, and what f32 leaves of that is no gradient
+        if heads.tokens == 1 || heads.window == Some(1) {
+            assert!(wide(found).iter().all(|x| x.abs() < TOLERANCE), "{name}");
+        } else {
+            near(name, found, wanted);
+        }
+    }
+    near("dv", &found[2], &wanted[2]);
+}
+
+#[test]
+fn attention_and_its_gradients() {
+    let groups: [(&[usize], usize); 6] =
+        [(&[0], 1), (&[0, 1], 2), (&[0, 0, 0], 1), (&[0, 0, 1], 2), (&[1, 0], 2), (&[1], 3)];
+    let mut rng = stream(3, "attention", 0, 0);
+    for seed in 0..24 {
+        let (kv_of, n_kv_heads) = groups[seed % groups.len()];
+        let tokens = pick(&mut rng, &[1, 2, 3, 7, 13]);
+        let window = [None, Some(1), Some(3), Some(100)][seed % 4];
+        let (sequences, d_head) = (pick(&mut rng, &[1, 2, 3]), pick(&mut rng, &[1, 2, 5, 8]));
+        check(Heads { sequences, tokens, d_head, kv_of, n_kv_heads, window }, seed as u64);
+    }
+}
+
+#[test]
+fn attention_over_more_than_a_tile() {
+    for (seed, window) in [None, Some(5), Some(64), Some(65)].into_iter().enumerate() {
+        let heads = Heads { sequences: 1, tokens: 67, d_head: 3, kv_of: &[0, 0], n_kv_heads: 1, window };
+        check(heads, 100 + seed as u64);
+    }
+}
+
+#[test]
+fn no_head_no_token_and_no_sequence_give_nothing() {
+    for (sequences, tokens, kv_of) in [(2, 3, &[] as &[usize]), (2, 0, &[0, 1]), (0, 3, &[0, 1])] {
+        let heads = Heads { sequences, tokens, d_head: 4, kv_of, n_kv_heads: 2, window: None };
+        let rows = sequences * tokens;
+        let (q, kv) = (random("q", 0, &[rows, 4 * kv_of.len()]), random("kv", 0, &[rows, 8]));
+        let attended = attention(&q, &kv, &kv, heads).unwrap();
+        assert_eq!(attended.out.dims(), q.dims());
+        let [dq, dk, dv] = attention_backward([&q, &kv, &kv], heads, &attended, &q).unwrap();
+        assert_eq!((dq.dims(), dk.dims(), dv.dims()), (q.dims(), kv.dims(), kv.dims()));
+        assert!(wide(&dk).iter().chain(&wide(&dv)).all(|x| *x == 0.0));
+    }
+}

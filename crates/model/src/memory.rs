@@ -1,0 +1,98 @@
+//! What a pass takes, known before it is run.
+//!
+//! All in values of f32 a token, `d` = d_model, `q` and `kv` = width of all query and all KV heads, `f` = d_ff:
+//!
+//! - residual streams kept for the backward pass: `2 · blocks · d`, one a sub-block;
+//! - insides of an attention, kept or computed again: `d + 2q + 2kv` (`+ q + kv` if q and k are normed); of an MLP: `d + 3f`;
+//! - working set on top, at its widest: attention forward `q + 2d`, backward `3q + 4kv + 2d`; MLP forward `2d`, backward
+//!   `2f + 2d`;
+//! - the head works on a piece of the logits, of [`LOGITS`] values at most, and on `d`, backward `3d`.
+//!
+//! - weights of 16 bits: a tile of at most [`TILE`] values, widened.
+//!
+//! Memory is linear in tokens but for the last two.
+
+use taper_arch::{BlockSpec, ModelSpec};
+use taper_kernels::{LOGITS, TILE};
+
+use crate::Recompute;
+
+/// Bytes that one pass over some tokens takes beside the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassMemory {
+    /// Residual streams kept for the backward pass.
+    pub streams: u64,
+    /// Insides of all sub-blocks: what [`Recompute::Nothing`] keeps.
+    pub insides: u64,
+    /// The widest sub-block's forward pass: its insides and working set.
+    pub widest_forward: u64,
+    /// The widest sub-block's backward pass: its insides and working set.
+    pub widest_backward: u64,
+    /// The largest working set of a backward pass, insides aside.
+    pub working: u64,
+    /// A piece of the logits and the head's input.
+    pub head: u64,
+    /// What the head's backward pass adds to that.
+    pub head_gradients: u64,
+    /// A tile of a weight, widened, if weights are of 16 bits.
+    pub tile: u64,
+}
+
+impl PassMemory {
+    /// Of `spec` over `tokens` tokens at once.
+    pub fn of(spec: &ModelSpec, tokens: usize) -> Self {
+        let bytes = |values: usize| 4 * (values as u64) * tokens as u64;
+        let halves: Vec<Half> = spec.blocks.iter().flat_map(|block| halves(spec, block)).collect();
+        let most = |f: fn(&Half) -> usize| bytes(halves.iter().map(f).max().unwrap_or(0));
+        let wide = spec.blocks.iter().map(|block| {
+            let heads = block.attention.map_or(0, |a| a.n_heads * spec.d_head);
+            heads.max(block.mlp.map_or(0, |m| m.d_ff))
+        });
+        let largest = spec.d_model * wide.max().unwrap_or(0).max(spec.vocab);
+        let logits = (LOGITS / spec.vocab.max(1)).max(1).min(tokens) * spec.vocab;
+        Self {
+            streams: bytes(spec.d_model * halves.len()),
+            insides: halves.iter().map(|half| bytes(half.insides)).sum(),
+            widest_forward: most(|half| half.insides + half.forward),
+            widest_backward: most(|half| half.insides + half.backward),
+            working: most(|half| half.backward),
+            head: 4 * logits as u64 + bytes(spec.d_model),
+            head_gradients: bytes(2 * spec.d_model),
+            tile: if spec.dtype_bytes < 4 { 4 * TILE.min(largest) as u64 } else { 0 },
+        }
+    }
+
+    /// Of a forward pass.
+    pub fn forward(&self) -> u64 {
+        self.widest_forward.max(self.head) + self.tile
+    }
+
+    /// Of a forward and backward pass; what the sink keeps comes on top.
+    pub fn backward(&self, recompute: Recompute) -> u64 {
+        let head = self.head + self.head_gradients;
+        self.streams
+            + self.tile
+            + match recompute {
+                Recompute::Insides => self.widest_backward.max(head),
+                Recompute::Nothing => self.insides + self.working.max(head),
+            }
+    }
+}
+
+/// A sub-block, in values a token.
+struct Half {
+    insides: usize,
+    forward: usize,
+    backward: usize,
+}
+
+fn halves(spec: &ModelSpec, block: &BlockSpec) -> impl Iterator<Item = Half> + use<> {
+    let d = spec.d_model;
+    let attention = block.attention.map(|a| {
+        let (q, kv) = (a.n_heads * spec.d_head, a.n_kv_heads * spec.d_head);
+        let unnormed = if spec.qk_norm { q + kv } else { 0 };
+        Half { insides: d + 2 * q + 2 * kv + unnormed, forward: q + 2 * d, backward: 3 * q + 4 * kv + 2 * d }
+    });
+    let mlp = block.mlp.map(|m| Half { insides: d + 3 * m.d_ff, forward: 2 * d, backward: 2 * m.d_ff + 2 * d });
+    attention.into_iter().chain(mlp)
+}
