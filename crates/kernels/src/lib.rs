@@ -10,6 +10,7 @@
 mod accumulate;
 mod activation;
 mod attention;
+pub mod cuda;
 mod decode;
 mod embedding;
 mod exp;

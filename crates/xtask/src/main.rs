@@ -1,12 +1,13 @@
-//! Checks of the house itself: `cargo xtask layers`, `cargo xtask size`.
+//! Checks of the house itself: `cargo xtask layers`, `cargo xtask size`, `cargo xtask kernels`.
 //!
 //! Exit code 0 if the rule holds, 1 if it is broken (one line per break on stdout), 2 if it could not be checked.
 
+mod kernels;
 mod layers;
 mod size;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -21,6 +22,8 @@ enum Check {
     Layers,
     /// No source file is longer than the limit.
     Size,
+    /// Every kernel compiles, by the NVRTC that scripts/cuda_toolkit.sh unpacks or TAPER_NVRTC names; no GPU is needed.
+    Kernels(kernels::Options),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,11 @@ fn run(check: &Check) -> anyhow::Result<bool> {
     let violations: Vec<String> = match check {
         Check::Layers => layers::violations(&layers::crates(&metadata)).iter().map(ToString::to_string).collect(),
         Check::Size => size::too_long(Path::new(metadata.workspace_root.as_str()))?,
+        Check::Kernels(options) => {
+            let named = std::env::var_os("TAPER_NVRTC").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+            let toolkit = || Path::new(metadata.target_directory.as_str()).join("cuda-toolkit/lib");
+            kernels::compile(options, &named.unwrap_or_else(toolkit), &mut std::io::stdout().lock())?
+        }
     };
     let mut stdout = std::io::stdout().lock();
     for violation in &violations {

@@ -112,8 +112,13 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let proxy = taper_proxies::build(&methods.proxy.name, &methods.proxy.params)?;
     let racing = racing(recipe)?;
     let importance = Importance { blocks: calibration.importance.clone() };
-    let spec = context.spec.clone();
-    let problem = Problem { spec, space: recipe.space, range: context.range, importance, seed: recipe.seed };
+    let problem = Problem {
+        spec: context.spec.clone(),
+        space: recipe.space,
+        range: context.range,
+        importance,
+        seed: recipe.seed,
+    };
 
     let (tokens, sorted) = (context.tokens(Split::Validation)?, context.sorted(calibration)?);
     let settings = Settings { needs: proxy.needs(), seed: recipe.seed, memory: machine::memory_to_use() };
@@ -123,7 +128,9 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let store = TrialStore::open(&context.run.root().join("trials.db"))?;
     let names = names(&methods.proxy.name, &sequences);
     let console = context.console;
-    let scorer = Scorer { console, proxy: &*proxy, base: &base, store: &store, scoring: scoring(context)?, names };
+    let spec = &context.spec;
+    let scorer =
+        Scorer { console, spec, proxy: &*proxy, base: &base, store: &store, scoring: scoring(context)?, names };
 
     let trials = strategy.trials();
     let explored = explore(&scorer, strategy.start(problem.clone())?, racing.as_ref(), ("search", trials))?;

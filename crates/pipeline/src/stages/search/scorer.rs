@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use taper_arch::{Trial, Workload, cost, select};
+use taper_arch::{ModelSpec, Trial, Workload, cost, select};
 use taper_base::Fingerprint;
 use taper_base::workers::for_each;
 use taper_proxies::{Base, Pass, Proxy};
@@ -48,6 +48,8 @@ impl Climb {
 /// What scores candidates, and where scores are kept.
 pub(super) struct Scorer<'a> {
     pub(super) console: &'a dyn Console,
+    /// The model, with its table of times if there is one.
+    pub(super) spec: &'a ModelSpec,
     pub(super) proxy: &'a dyn Proxy,
     pub(super) base: &'a Base<'a>,
     pub(super) store: &'a TrialStore,
@@ -119,7 +121,7 @@ impl Scorer<'_> {
 
     fn keep(&self, proposal: &Proposal, climb: &Climb, there: bool, start: Instant) -> Result<(), PipelineError> {
         let (architecture, provenance) = (proposal.architecture.clone(), proposal.provenance.clone());
-        let costs = cost(self.base.spec(), &architecture, Workload::default())?;
+        let costs = cost(self.spec, &architecture, Workload::default())?;
         let scores = self.names.iter().cloned().zip(climb.scores.iter().copied()).collect();
         let trial = Trial { architecture, scores, costs, provenance };
         let seconds = start.elapsed().as_secs_f64();

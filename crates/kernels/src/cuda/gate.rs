@@ -1,0 +1,56 @@
+//! Gates of the MLP; formulas in `kernels/gate.cu`.
+
+use super::launch::{Kernel, cover};
+use super::{Array, Result};
+
+const FILE: &str = "gate.cu";
+
+/// What the gate is bent by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x σ(x)`: SwiGLU.
+    Silu,
+    /// `x Φ(x)`, exact.
+    Gelu,
+    /// Its approximation by tanh.
+    GeluTanh,
+}
+
+/// `act(gate) · up`, or `act(gate)` where there is no `up`.
+///
+/// # Shapes
+/// All as `gate`.
+///
+/// # Errors
+/// If shapes or types do not fit, or the machine fails.
+pub fn gate(activation: Activation, gate: &Array, up: Option<&Array>) -> Result<Array> {
+    const OP: &str = "gate";
+    up.map_or(Ok(()), |up| up.expect(OP, "up", gate.shape(), gate.kind()))?;
+    let out = gate.like()?;
+    let kernel = Kernel::new(OP, FILE, OP, gate.storage(OP, "gate")?).array(&out).array(gate).maybe(up);
+    kernel.count(gate.count()).flag(activation as i32).grid(cover(gate.count())).run(gate.machine())?;
+    Ok(out)
+}
+
+/// Gradients of gate and, where there is one, of up.
+///
+/// # Shapes
+/// All as `gate`.
+///
+/// # Errors
+/// If shapes or types do not fit, or the machine fails.
+pub fn gate_backward(
+    activation: Activation,
+    gate: &Array,
+    up: Option<&Array>,
+    dh: &Array,
+) -> Result<(Array, Option<Array>)> {
+    const OP: &str = "gate_backward";
+    up.map_or(Ok(()), |up| up.expect(OP, "up", gate.shape(), gate.kind()))?;
+    dh.expect(OP, "dh", gate.shape(), gate.kind())?;
+    let (dgate, dup) = (gate.like()?, up.map(Array::like).transpose()?);
+    let kernel = Kernel::new(OP, FILE, OP, gate.storage(OP, "gate")?).array(&dgate).maybe(dup.as_ref());
+    let kernel = kernel.array(gate).maybe(up).array(dh).count(gate.count()).flag(activation as i32);
+    kernel.grid(cover(gate.count())).run(gate.machine())?;
+    Ok((dgate, dup))
+}

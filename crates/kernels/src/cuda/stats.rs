@@ -1,0 +1,107 @@
+//! Sums over arrays, in f64 and in a fixed order.
+
+use super::launch::{BLOCK, Kernel};
+use super::parts::{PIECE, sum_parts};
+use super::{Array, CudaError, Kind, Result, Storage};
+use crate::Moments;
+
+const FILE: &str = "stats.cu";
+/// Values summed by one block where rows do not say.
+const VALUES: usize = 16 * 1024;
+
+/// What one sweep over two arrays gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sums {
+    /// First and second moments.
+    pub moments: Moments,
+    /// `Σ |x · y|`.
+    pub abs_product: f64,
+}
+
+/// `Σ_rows x²` of each column.
+///
+/// # Shapes
+/// `x` `[tokens, d]`; the result has `d` entries.
+///
+/// # Errors
+/// If the type does not fit, or the machine fails.
+pub fn column_square_sums(x: &Array) -> Result<Vec<f64>> {
+    columns("column_square_sums", x, 2, Kind::F64)?.to_host_f64()
+}
+
+/// Sum of each column: the gradient of a bias.
+///
+/// # Shapes
+/// `dy` `[tokens, d]`; the result is `[d]` in f32.
+///
+/// # Errors
+/// If the type does not fit, or the machine fails.
+pub fn column_sums(dy: &Array) -> Result<Array> {
+    columns("column_sums", dy, 1, Kind::F32)
+}
+
+fn columns(op: &'static str, x: &Array, power: i32, kind: Kind) -> Result<Array> {
+    let ((rows, d), machine) = (x.as_rows(), x.machine());
+    let pieces = rows.div_ceil(PIECE);
+    let parts = Array::uninitialised(machine, &[pieces, d], Kind::F64)?;
+    let kernel = Kernel::new(op, FILE, "column_parts", x.storage(op, "x")?).array(&parts).array(x).size("rows", rows);
+    let kernel = kernel.size("d", d).size("piece", PIECE).flag(power);
+    kernel.grid([d.div_ceil(BLOCK as usize), pieces, 1]).run(machine)?;
+    sum_parts(op, &parts, kind)
+}
+
+/// `Σ_columns |w|` of each row.
+///
+/// # Shapes
+/// `w` `[rows, columns]`; the result has `rows` entries.
+///
+/// # Errors
+/// If the type does not fit, or the machine fails.
+pub fn row_abs_sums(w: &Array) -> Result<Vec<f64>> {
+    const OP: &str = "row_abs_sums";
+    let ((rows, d), machine) = (w.as_rows(), w.machine());
+    let out = Array::uninitialised(machine, &[rows], Kind::F64)?;
+    let kernel = Kernel::new(OP, FILE, OP, w.storage(OP, "w")?).array(&out).array(w).size("columns", d);
+    kernel.grid([rows, 1, 1]).run(machine)?;
+    out.to_host_f64()
+}
+
+/// Moments of the entries of `x` and those of the `rows` of `y`, row by row; without `rows`, of all pairs in order.
+///
+/// # Shapes
+/// `x` `[rows.len(), d]`, `y` `[any, d]`; without `rows` `y` is as `x`.
+///
+/// # Errors
+/// If shapes or types do not fit, or the machine fails.
+pub fn moments(x: &Array, y: &Array, rows: Option<&[usize]>) -> Result<Sums> {
+    const OP: &str = "moments";
+    let ((kept, d), (all, wide), machine) = (x.as_rows(), y.as_rows(), x.machine());
+    let (count, storage) = (x.count(), x.storage(OP, "x")?);
+    let (blocks, width, table) = match rows {
+        None => {
+            y.expect(OP, "y", x.shape(), x.kind())?;
+            (count.div_ceil(VALUES), VALUES, None)
+        }
+        Some(rows) => {
+            if rows.len() != kept || d != wide || y.kind() != x.kind() {
+                let want = format!("[{}, {wide}] of {}", rows.len(), y.kind());
+                return Err(CudaError::Shape { op: OP, what: "x", got: x.shape().to_vec(), want });
+            }
+            if let Some(row) = rows.iter().find(|row| **row >= all) {
+                let want = format!("rows below {all}");
+                return Err(CudaError::Shape { op: OP, what: "rows", got: vec![*row], want });
+            }
+            let rows: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
+            (kept, d, Some(Array::of_numbers(machine, &rows)?))
+        }
+    };
+    let parts = Array::uninitialised(machine, &[blocks, 6], Kind::F64)?;
+    let kernel = Kernel::new(OP, FILE, "moments_parts", storage).array(&parts).array(x).array(y).maybe(table.as_ref());
+    kernel.size("d", width).count(count).grid([blocks, 1, 1]).run(machine)?;
+    let total = Array::uninitialised(machine, &[6], Kind::F64)?;
+    let kernel = Kernel::new(OP, FILE, "moments_total", Storage::F32).array(&total).array(&parts);
+    kernel.size("pieces", blocks).run(machine)?;
+    let sums = total.to_host_f64()?;
+    let moments = Moments { n: count as f64, x: sums[0], xx: sums[1], y: sums[2], yy: sums[3], xy: sums[4] };
+    Ok(Sums { moments, abs_product: sums[5] })
+}
