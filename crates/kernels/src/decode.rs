@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use crate::exp::exp;
 use crate::host::{self, Host};
-use crate::matrix::{View, multiply};
+use crate::matrix::{Out, View, multiply};
+use crate::simd::{most, sum, wide};
 use crate::{KernelError, Result};
 
 /// Multiply-adds that a task has at least: below it a thread is not worth waking.
@@ -118,9 +119,11 @@ pub fn decode_attention(q: &Tensor, cache: &KvCache, kv_of: &[usize]) -> Result<
             let side = |values| View::new(values, [kept, d], d);
             let (keys, values) = (side(&cache.keys[start..]), side(&cache.values[start..]));
             let scale = 1.0 / (d as f32).sqrt();
-            multiply(scores, kept, false, scale, View::new(query, [1, d], d), keys.t());
+            let product = Out { values: scores, stride: kept, add: false };
+            multiply(product, scale, View::new(query, [1, d], d), keys.t());
             let inverse = 1.0 / softmax(scores);
-            multiply(out, d, false, inverse, View::new(scores, [1, kept], kept), values);
+            let product = Out { values: out, stride: d, add: false };
+            multiply(product, inverse, View::new(scores, [1, kept], kept), values);
         },
     );
     host::tensor(OP, out, q.dims())
@@ -128,9 +131,11 @@ pub fn decode_attention(q: &Tensor, cache: &KvCache, kv_of: &[usize]) -> Result<
 
 /// `exp(score − greatest)` in place; returns their sum.
 fn softmax(scores: &mut [f32]) -> f32 {
-    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    scores.iter_mut().for_each(|score| *score = exp(*score - most));
-    scores.iter().sum()
+    wide(|| {
+        let most = most(scores);
+        scores.iter_mut().for_each(|score| *score = exp(*score - most));
+        sum(scores.len(), |i| scores[i])
+    })
 }
 
 #[cfg(test)]

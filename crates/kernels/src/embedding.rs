@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::host::{self, Host};
+use crate::host::{self, Host, Weight};
 use crate::{KernelError, Result};
 
 /// Rows of the table a task takes at least: most have no token.
@@ -12,7 +12,7 @@ const ROWS: usize = 256;
 /// Row `ids[t]` of the table for each token `t`.
 ///
 /// # Shapes
-/// `table` `[vocab, d]`; the result is `[tokens, d]`.
+/// `table` `[vocab, d]`, of any stored type; the result is `[tokens, d]`.
 ///
 /// # Errors
 /// If an id is no row of the table, or layout or device do not fit.
@@ -20,11 +20,9 @@ pub fn gather_rows(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     const OP: &str = "gather_rows";
     let (vocab, d) = host::rows(OP, "table", table)?;
     check(OP, ids, vocab)?;
-    let rows = Host::of(OP, table)?;
+    let rows = Weight::of(OP, table)?;
     let mut out = vec![0.0; ids.len() * d];
-    out.par_chunks_mut(d.max(1)).zip(ids).for_each(|(out, id)| {
-        out.copy_from_slice(&rows[*id as usize * d..(*id as usize + 1) * d]);
-    });
+    out.par_chunks_mut(d.max(1)).zip(ids).for_each(|(out, id)| rows.row(d, *id as usize, out));
     host::tensor(OP, out, &[ids.len(), d])
 }
 

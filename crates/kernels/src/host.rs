@@ -1,6 +1,6 @@
 //! From a tensor to its slice and back.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor};
 use half::slice::HalfFloatSliceExt;
@@ -80,18 +80,39 @@ impl<'a> Weight<'a> {
         }
     }
 
+    /// Rows and columns of `[units, d]`; widened into `tile` if they are of 16 bits.
+    pub(crate) fn window<'v>(
+        &'v self,
+        d: usize,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        tile: &'v mut [f32],
+    ) -> View<'v> {
+        let (start, shape) = (self.start + rows.start * d + columns.start, [rows.len(), columns.len()]);
+        if let Storage::Cpu(CpuStorage::F32(values)) = &*self.storage {
+            return View::new(&values[start..], shape, d);
+        }
+        for (row, out) in tile.chunks_mut(shape[1].max(1)).take(shape[0]).enumerate() {
+            self.widen_piece(start + row * d, out);
+        }
+        View::new(tile, shape, shape[1])
+    }
+
+    /// Row `row` of `[units, d]`.
+    pub(crate) fn row(&self, d: usize, row: usize, out: &mut [f32]) {
+        self.widen_piece(self.start + row * d, out);
+    }
+
     fn widen(&self, start: usize, out: &mut [f32]) {
         const PIECE: usize = 16 * 1024;
-        let pieces = out.par_chunks_mut(PIECE).enumerate();
+        out.par_chunks_mut(PIECE).enumerate().for_each(|(piece, out)| self.widen_piece(start + piece * PIECE, out));
+    }
+
+    fn widen_piece(&self, start: usize, out: &mut [f32]) {
         match &*self.storage {
-            Storage::Cpu(CpuStorage::BF16(values)) => pieces.for_each(|(piece, out)| {
-                let start = start + piece * PIECE;
-                values[start..start + out.len()].convert_to_f32_slice(out);
-            }),
-            Storage::Cpu(CpuStorage::F16(values)) => pieces.for_each(|(piece, out)| {
-                let start = start + piece * PIECE;
-                values[start..start + out.len()].convert_to_f32_slice(out);
-            }),
+            Storage::Cpu(CpuStorage::BF16(values)) => values[start..start + out.len()].convert_to_f32_slice(out),
+            Storage::Cpu(CpuStorage::F16(values)) => values[start..start + out.len()].convert_to_f32_slice(out),
+            Storage::Cpu(CpuStorage::F32(values)) => out.copy_from_slice(&values[start..start + out.len()]),
             _ => {} // `of` let nothing else through
         }
     }

@@ -34,7 +34,6 @@ pub use activation::{swiglu, swiglu_backward};
 pub use attention::{Attended, Heads, attention, attention_backward};
 pub use decode::{KvCache, decode_attention};
 pub use embedding::{gather_rows, scatter_rows};
-pub use few::{few_from_units, few_into_units};
 pub use gelu::{Gelu, geglu, geglu_backward, gelu, gelu_backward};
 pub use host::TILE;
 pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_parameter_gradients};

@@ -4,12 +4,13 @@
 //! back ([`from_units`]). Each is the other's input gradient, and a prefix of units is a contiguous view in both.
 //! The weight gradient of either is [`unit_gradient`].
 //!
-//! A weight may be `bf16` or `f16`: it is widened to `f32` tile by tile, and everything is summed in `f32`.
+//! Few rows, as in generation, are taken another way. A weight may be `bf16` or `f16`: it is widened to `f32` tile by tile, and everything is summed in `f32`.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::accumulate::add as add_to;
+use crate::few::{self, are_few};
 use crate::host::{self, Host, Weight};
 use crate::matrix::{Out, View, multiply_wide};
 use crate::stats::column_totals;
@@ -31,6 +32,10 @@ pub fn into_units(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
     let units = check(OP, w, 1, d)?;
     let (mut out, add) = start(OP, tokens, units, bias)?;
     let (x, w) = (Host::of(OP, x)?, Weight::of(OP, w)?);
+    if are_few(tokens) {
+        few::into_units(&mut out, &x, &w, [tokens, units, d]);
+        return host::tensor(OP, out, &[tokens, units]);
+    }
     let x = View::new(&x, [tokens, d], d);
     w.tiles(units, d, |first, tile| {
         multiply_wide(Out { values: &mut out[first.min(tokens * units)..], stride: units, add }, x, tile.t());
@@ -73,6 +78,10 @@ pub fn from_units(base: Option<&Tensor>, terms: &[(&Tensor, &Tensor)], bias: Opt
             return Err(host::shape(OP, "w", w, format!("[units, {d}]")));
         }
         let (h, w) = (Host::of(OP, h)?, Weight::of(OP, w)?);
+        if are_few(tokens) {
+            few::from_units(&mut out, &h, &w, [tokens, units, d]);
+            continue;
+        }
         w.tiles(units, d, |first, tile| {
             let h = View::new(&h[first.min(h.len())..], [tokens, tile.rows()], units);
             multiply_wide(Out { values: &mut out, stride: d, add }, h, tile);

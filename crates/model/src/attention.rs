@@ -29,6 +29,15 @@ pub(crate) struct AttentionTape {
     attended: Attended,
 }
 
+/// The input of attention.
+pub(crate) struct Projected {
+    pub(crate) normed: Tensor,
+    pub(crate) unnormed: Option<[Tensor; 2]>,
+    pub(crate) q: Tensor,
+    pub(crate) k: Tensor,
+    pub(crate) v: Tensor,
+}
+
 impl AttentionTape {
     /// The input of o: `[tokens, n_heads * d_head]`.
     pub(crate) fn units(&self) -> &Tensor {
@@ -37,7 +46,7 @@ impl AttentionTape {
 }
 
 impl Attention {
-    fn heads<'a>(&'a self, context: &Context) -> Heads<'a> {
+    pub(crate) fn heads<'a>(&'a self, context: &Context) -> Heads<'a> {
         Heads {
             sequences: context.sequences,
             tokens: context.tokens,
@@ -56,6 +65,13 @@ impl Attention {
 
     /// All but the output projection.
     pub(crate) fn tape(&self, context: &Context, x: &Tensor) -> Result<AttentionTape> {
+        let Projected { normed, unnormed, q, k, v } = self.project(context, x)?;
+        let attended = attention(&q, &k, &v, self.heads(context))?;
+        Ok(AttentionTape { normed, unnormed, q, k, v, attended })
+    }
+
+    /// What is attended.
+    pub(crate) fn project(&self, context: &Context, x: &Tensor) -> Result<Projected> {
         let normed = rms_norm(x, &self.norm, context.eps)?;
         let bias = |index: usize| self.qkv_bias.as_ref().map(|bias| &bias[index]);
         let q = into_units(&normed, &self.q, bias(0))?; // [tokens, n_heads * d_head]
@@ -70,8 +86,7 @@ impl Attention {
             None => (None, q, k),
         };
         [&q, &k].into_iter().try_for_each(|x| context.rope.turn(x, Turn::Forward))?;
-        let attended = attention(&q, &k, &v, self.heads(context))?;
-        Ok(AttentionTape { normed, unnormed, q, k, v, attended })
+        Ok(Projected { normed, unnormed, q, k, v })
     }
 
     /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`. What of the tape is no longer

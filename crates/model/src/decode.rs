@@ -3,15 +3,13 @@
 //! The logits are those of the full forward pass, up to rounding. A sliding window bounds what is kept. Source of the
 //! cache: arXiv:1911.02150.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Tensor};
 use taper_arch::SubBlock;
-use taper_kernels::{
-    Heads, KvCache, Rope, Turn, attention, decode_attention, few_from_units, few_into_units, rms_norm, swiglu,
-};
+use taper_kernels::{KvCache, Rope, attention, decode_attention, from_units, into_units, rms_norm};
 
-use crate::attention::Context;
+use crate::attention::{Context, Projected};
 use crate::error::{at, candle};
-use crate::model::{Attention, Mlp, rope_frequencies};
+use crate::model::{Attention, rope_frequencies};
 use crate::{Model, ModelError, Result};
 
 /// What a pass has just gone through.
@@ -98,7 +96,7 @@ impl<'a> Decoder<'a> {
         let rope = Rope::at(&self.frequencies, self.tokens..tokens);
         let (d_head, eps) = (model.spec.d_head, model.spec.norm_eps);
         let context = Context { sequences, tokens: length, d_head, eps, rope };
-        let mut x = model.look_up(ids)?; // [sequences * length, d_model]
+        let mut x = model.embed(ids)?; // [sequences * length, d_model]
         passed(Part::Embedding);
         for (index, block) in model.blocks.iter().enumerate() {
             let mut ended = |half| passed(Part::Half { block: index, half });
@@ -109,7 +107,7 @@ impl<'a> Decoder<'a> {
             }
             if let Some(mlp) = &block.mlp {
                 let place = || at(format!("block {index}, {}", SubBlock::Mlp));
-                x = mlp.pass(context.eps, &x).map_err(place())?;
+                x = mlp.forward(&context, &x).map_err(place())?.0;
                 ended(SubBlock::Mlp);
             }
         }
@@ -124,60 +122,17 @@ impl Attention {
     /// As [`Attention::forward`]; keys and values of `x` `[sequences * tokens, d_model]` go into `cache`. Only the `first`
     /// rows of a sequence may have more than one token.
     fn extend(&self, context: &Context, x: &Tensor, cache: &mut KvCache, first: bool) -> taper_kernels::Result<Tensor> {
-        let normed = rms_norm(x, &self.norm, context.eps)?;
-        let bias = |index: usize| self.qkv_bias.as_ref().map(|bias| &bias[index]);
-        let mut q = few_into_units(&normed, &self.q, bias(0))?; // [sequences * tokens, n_heads * d_head]
-        let mut k = few_into_units(&normed, &self.k, bias(1))?; // [sequences * tokens, n_kv_heads * d_head]
-        let v = few_into_units(&normed, &self.v, bias(2))?;
-        if let Some(weights) = &self.qk_norm {
-            for (x, weight) in [&mut q, &mut k].into_iter().zip(weights) {
-                let heads = x.reshape((x.elem_count() / context.d_head, context.d_head)).map_err(candle("heads"))?;
-                *x = rms_norm(&heads, weight, context.eps)?.reshape(x.dims()).map_err(candle("heads"))?;
-            }
-        }
-        let (q, k) = (context.rope.apply(&q, Turn::Forward)?, context.rope.apply(&k, Turn::Forward)?);
+        let Projected { q, k, v, .. } = self.project(context, x)?;
         cache.extend(&k, &v)?;
-        let units = if first {
-            let heads = Heads {
-                sequences: context.sequences,
-                tokens: context.tokens,
-                d_head: context.d_head,
-                kv_of: &self.kv_of,
-                n_kv_heads: self.n_kv_heads,
-                window: self.window,
-            };
-            attention(&q, &k, &v, heads)?.out
-        } else {
-            decode_attention(&q, cache, &self.kv_of)?
+        let units = match first {
+            true => attention(&q, &k, &v, self.heads(context))?.out,
+            false => decode_attention(&q, cache, &self.kv_of)?,
         };
-        let y = few_from_units(&units, &self.o, self.o_bias.as_ref())?;
-        (x + y).map_err(candle("residual"))
-    }
-}
-
-impl Mlp {
-    /// As [`Mlp::forward`], without a tape.
-    fn pass(&self, eps: f64, x: &Tensor) -> taper_kernels::Result<Tensor> {
-        let normed = rms_norm(x, &self.norm, eps)?;
-        let bias = |index: usize| self.gate_up_bias.as_ref().map(|bias| &bias[index]);
-        let gate = few_into_units(&normed, &self.gate, bias(0))?; // [tokens, d_ff]
-        let up = few_into_units(&normed, &self.up, bias(1))?;
-        let y = few_from_units(&swiglu(&gate, &up)?, &self.down, self.down_bias.as_ref())?;
-        (x + y).map_err(candle("residual"))
+        from_units(Some(x), &[(&units, &self.o)], self.o_bias.as_ref())
     }
 }
 
 impl Model {
-    /// Rows of the embedding: `[tokens, d_model]`.
-    fn look_up(&self, ids: &[u32]) -> Result<Tensor> {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= self.spec.vocab) {
-            return Err(ModelError::Ids { reason: format!("{id} is outside the vocabulary of {}", self.spec.vocab) });
-        }
-        let rows =
-            Tensor::from_slice(ids, ids.len(), &Device::Cpu).and_then(|ids| self.embedding.index_select(&ids, 0));
-        rows.map_err(candle("embedding")).map_err(at("embedding"))
-    }
-
     /// Logits of each sequence's last row of the residual stream: `[sequences, vocab]`.
     fn last_logits(&self, x: &Tensor, sequences: usize) -> Result<Tensor> {
         let last = || {
@@ -186,7 +141,7 @@ impl Model {
         };
         let last = last().map_err(candle("last token")).map_err(at("head"))?;
         let hidden = rms_norm(&last, &self.norm, self.spec.norm_eps).map_err(at("final norm"))?;
-        few_into_units(&hidden, self.head(), None).map_err(at("head"))
+        into_units(&hidden, self.head(), None).map_err(at("head"))
     }
 }
 

@@ -5,12 +5,12 @@
 //! and, recomputing, the inside of one sub-block; a third more work. Frozen weights: no gradient is formed unless the
 //! [`Sink`] forms it.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use taper_arch::SubBlock;
-use taper_kernels::{Rope, cross_entropy, into_units, rms_norm, rms_norm_backward, token_losses};
+use taper_kernels::{Rope, cross_entropy, gather_rows, into_units, rms_norm, rms_norm_backward, token_losses};
 
 use crate::attention::{AttentionTape, Context};
-use crate::error::{at, candle};
+use crate::error::at;
 use crate::mlp::MlpTape;
 use crate::model::rope_frequencies;
 use crate::{Gradient, Model, ModelError, Parameter, Place, Result, Sink};
@@ -100,13 +100,12 @@ impl Model {
         }
     }
 
-    fn embed(&self, batch: Batch<'_>) -> Result<Tensor> {
-        if let Some(id) = batch.ids.iter().find(|id| **id as usize >= self.spec.vocab) {
+    /// Rows of the embedding: `[tokens, d_model]`.
+    pub(crate) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.spec.vocab) {
             return Err(ModelError::Ids { reason: format!("{id} is outside the vocabulary of {}", self.spec.vocab) });
         }
-        let ids = Tensor::from_slice(batch.ids, batch.ids.len(), &Device::Cpu);
-        let rows = ids.and_then(|ids| self.embedding.index_select(&ids, 0)?.to_dtype(DType::F32)); // [tokens, d_model]
-        rows.map_err(candle("embedding")).map_err(at("embedding"))
+        gather_rows(&self.embedding, ids).map_err(at("embedding"))
     }
 
     /// Runs all sub-blocks; `each` gets a step, its tape and what comes out.
@@ -137,7 +136,7 @@ impl Model {
 
     /// The residual stream after the final norm.
     fn hidden(&self, batch: Batch<'_>, each: &mut dyn FnMut(Step) -> taper_kernels::Result<()>) -> Result<Tensor> {
-        let x = self.run(&self.context(batch), self.embed(batch)?, each)?;
+        let x = self.run(&self.context(batch), self.embed(batch.ids)?, each)?;
         rms_norm(&x, &self.norm, self.spec.norm_eps).map_err(at("final norm"))
     }
 
@@ -192,7 +191,7 @@ impl Model {
     ) -> Result<Vec<f32>> {
         let context = self.context(batch);
         let mut steps = Vec::with_capacity(2 * self.blocks.len());
-        let x = self.run(&context, self.embed(batch)?, &mut |mut step| {
+        let x = self.run(&context, self.embed(batch.ids)?, &mut |mut step| {
             step.tape = step.tape.filter(|_| recompute == Recompute::Nothing);
             steps.push(step);
             Ok(())
