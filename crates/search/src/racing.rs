@@ -1,8 +1,9 @@
 //! Racing: candidates are scored on the first few sequences, and only those that may still matter on more of them.
 //!
 //! A batch is taken in nested parts. After each part `k` but the last, a candidate's score there, `x`, predicts its full
-//! score by the least-squares line `y = a + b·x` through all candidates of this search that were scored in full. It is
-//! dropped where the upper end of the prediction interval,
+//! score by the least-squares line `y = a + b·x` through the `recent` candidates of this search that were last scored in
+//! full: as a search narrows, so does the spread around the line, and early candidates say little of late ones. It is dropped
+//! where the upper end of the prediction interval,
 //! `a + b·x + t·s·√(1 + 1/n + (x − x̄)²/Sxx)`, `s² = SSE / (n − 2)`, `t` the one-sided quantile of Student's t with
 //! `n − 2` degrees of freedom, lies below the score that matters to the strategy ([`Search::threshold`](crate::Search)).
 //!
@@ -50,13 +51,15 @@ pub struct Racing {
     pub confidence: f64,
     /// Candidates scored in full before any is dropped, 4 or more.
     pub pilot: usize,
+    /// Candidates last scored in full that lines go through, 4 or more.
+    pub recent: usize,
     /// Whether the search is done again in full, to compare the winners. It costs what a full search costs.
     pub verify: bool,
 }
 
 impl Default for Racing {
     fn default() -> Self {
-        Self { first: 0.0625, growth: 2.0, confidence: 0.95, pilot: 20, verify: false }
+        Self { first: 0.0625, growth: 2.0, confidence: 0.95, pilot: 20, recent: 60, verify: false }
     }
 }
 
@@ -67,7 +70,8 @@ impl Racing {
         want(NAME, "growth", &self.growth, inside(self.growth, 1.0, f64::INFINITY), "a number above 1")?;
         let wanted = "a probability above 0.5 and below 1";
         want(NAME, "confidence", &self.confidence, inside(self.confidence, 0.5, 1.0), wanted)?;
-        want(NAME, "pilot", &self.pilot, self.pilot >= 4, "4 or more")
+        want(NAME, "pilot", &self.pilot, self.pilot >= 4, "4 or more")?;
+        want(NAME, "recent", &self.recent, self.recent >= 4, "4 or more")
     }
 
     /// Sequences of each part of a batch of `sequences`: rising, the last is all of them.
@@ -111,8 +115,9 @@ impl Race {
     pub fn rule(&self, threshold: Option<f64>) -> Rule {
         let Some(threshold) = threshold.filter(|_| self.pilots() == 0) else { return Rule::default() };
         let parts = self.full.iter().map(Vec::len).min().unwrap_or(0);
+        let recent = &self.full[self.full.len().saturating_sub(self.racing.recent)..];
         let line = |part: usize| {
-            let pairs: Vec<(f64, f64)> = self.full.iter().map(|s| (s[part], s[s.len() - 1])).collect();
+            let pairs: Vec<(f64, f64)> = recent.iter().map(|s| (s[part], s[s.len() - 1])).collect();
             Line::through(&pairs, self.racing.confidence).map(|line| (part, line))
         };
         Rule { threshold, lines: (0..parts.saturating_sub(1)).filter_map(line).collect() }

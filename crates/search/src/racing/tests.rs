@@ -76,6 +76,15 @@ fn a_part_that_tells_all_drops_all_that_is_below_and_nothing_else() {
 }
 
 #[test]
+fn lines_go_through_the_candidates_last_scored_in_full() {
+    let mut race = Racing { recent: 10, ..Racing::default() }.race();
+    (0..50).for_each(|x| race.learn(vec![f64::from(x % 7), f64::from(x % 5)])); // no line at all
+    (0..10).for_each(|x| race.learn(vec![f64::from(x), 2.0 * f64::from(x) + 1.0]));
+    let rule = race.rule(Some(21.0));
+    assert!(rule.dropped(0, 9.999).is_some() && rule.dropped(0, 10.0).is_none());
+}
+
+#[test]
 fn parts_rise_to_all_sequences() {
     let parts = |first: f64, growth: f64, sequences| Racing { first, growth, ..Racing::default() }.parts(sequences);
     assert_eq!(Racing::default().parts(32), [2, 4, 8, 16, 32]);
@@ -103,6 +112,7 @@ fn parameters_are_strict() {
         "racing: `confidence` is 0.5, wanted a probability above 0.5 and below 1"
     );
     assert_eq!(refusal(json!({"pilot": 3})), "racing: `pilot` is 3, wanted 4 or more");
+    assert_eq!(refusal(json!({"recent": 3})), "racing: `recent` is 3, wanted 4 or more");
     assert!(refusal(json!({"verfy": true})).starts_with("racing: unknown field `verfy`"));
     let unknown = fidelity("race", &json!({})).unwrap_err().to_string();
     assert_eq!(unknown, "unknown fidelity `race`; known: racing");
