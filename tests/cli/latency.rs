@@ -66,7 +66,7 @@ fn more_tokens_than_the_model_was_made_for_are_refused_with_the_limit() {
     ----- stdout -----
 
     ----- stderr -----
-    error: --prompt and --generate together is 1127 tokens, the model was made for 512
+    error: --prompt + --generate - 1 is 1127 tokens, the model was made for 512
     ");
 }
 
@@ -163,6 +163,6 @@ fn a_workload_longer_than_the_model_is_found_before_weights_are_read() {
 
     ----- stderr -----
     error: tiny.yaml
-      cause: budget.workload is 1027 tokens, the model was made for 512
+      cause: prompt + generate - 1 of budget.workload (512 and 128 if left out) is 1027 tokens, the model was made for 512
     ");
 }

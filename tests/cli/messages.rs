@@ -43,7 +43,7 @@ fn no_arguments_show_the_help() {
     Start here:
       taper run recipes/demo.yaml      the whole pipeline on a small model, under a minute
       taper check my.yaml              what is wrong with a recipe, before anything is read
-      taper methods                    proxies and strategies a recipe may name
+      taper methods                    proxies, strategies and fidelities a recipe may name
 
     Exit codes: 0 done, 1 ran but a gate was missed, 2 could not run.
     Log: TAPER_LOG=info (or debug) on stderr.
@@ -112,7 +112,7 @@ fn help_says_where_to_start() {
     Start here:
       taper run recipes/demo.yaml      the whole pipeline on a small model, under a minute
       taper check my.yaml              what is wrong with a recipe, before anything is read
-      taper methods                    proxies and strategies a recipe may name
+      taper methods                    proxies, strategies and fidelities a recipe may name
 
     Exit codes: 0 done, 1 ran but a gate was missed, 2 could not run.
     Log: TAPER_LOG=info (or debug) on stderr.

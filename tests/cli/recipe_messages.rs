@@ -26,7 +26,7 @@ fn a_sound_recipe_is_summed_up() {
     exit_code: 0
     ----- stdout -----
     tiny.yaml: sound. tiny from ./model, evolution by gradient-trace, up to 18 trials
-      memory: [total] of [free] free: weights 1.36 MiB, gradients 216.00 KiB, [n] at a time with 2.66 MiB each, activations kept
+      memory: [total] of [free] free: weights 1.36 MiB, gradients 288.00 KiB, [n] at a time with 2.66 MiB each, activations kept
 
     ----- stderr -----
     ");
@@ -177,7 +177,7 @@ fn text_that_is_not_there_is_noted_by_check() {
     exit_code: 0
     ----- stdout -----
     tiny.yaml: sound. tiny from ./model, evolution by gradient-trace, up to 18 trials
-      memory: [total] of [free] free: weights 1.36 MiB, gradients 216.00 KiB, [n] at a time with 2.66 MiB each, activations kept
+      memory: [total] of [free] free: weights 1.36 MiB, gradients 288.00 KiB, [n] at a time with 2.66 MiB each, activations kept
       note: data.text: ./texts.txt is not on this machine
 
     ----- stderr -----

@@ -3,6 +3,7 @@
 
 pub mod files;
 pub mod fingerprint;
+pub mod heap;
 pub mod progress;
 pub mod registry;
 pub mod rng;

@@ -185,6 +185,12 @@ pub fn attention_backward(
     const OP: &str = "attention_backward";
     heads.check(OP, q, k, v)?;
     host::same_shape(OP, "dout", dout, q)?;
+    host::same_shape(OP, "attended.out", &attended.out, q)?;
+    let rows = heads.sequences * heads.kv_of.len() * heads.tokens;
+    if attended.log_sums.len() != rows {
+        let (got, want) = (vec![attended.log_sums.len()], format!("[{rows}]"));
+        return Err(KernelError::Shape { op: OP, what: "attended.log_sums", got, want });
+    }
     let out = Host::of(OP, &attended.out)?;
     let inputs = Inputs {
         q: &Host::of(OP, q)?,

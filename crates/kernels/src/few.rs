@@ -47,7 +47,7 @@ pub(crate) fn into_units(out: &mut [f32], x: &[f32], w: &Weight<'_>, [rows, unit
 /// `out += h · w`: `out` `[rows, d]`, `h` `[rows, units]`, `w` `[units, d]`.
 pub(crate) fn from_units(out: &mut [f32], h: &[f32], w: &Weight<'_>, [rows, units, d]: [usize; 3]) {
     let tasks = (rows * units * d / PIECE).clamp(1, 16); // by shape alone, as is the order of each sum
-    let columns = d.div_ceil(tasks).next_multiple_of(16); // whole lines of the cache
+    let columns = d.div_ceil(tasks).next_multiple_of(16).max(16); // whole lines of the cache
     let parts = (0..d.div_ceil(columns)).into_par_iter().map(|task| {
         let (start, end) = (task * columns, d.min((task + 1) * columns));
         let width = end - start;

@@ -136,11 +136,13 @@ pub fn geglu_backward(gate: &Tensor, up: &Tensor, dh: &Tensor, form: Gelu) -> Re
     let outputs = dgate.par_chunks_mut(PIECE).zip(dup.par_chunks_mut(PIECE));
     let pieces = outputs.zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE)).zip(dh.par_chunks(PIECE));
     pieces.for_each(|((((dgate, dup), g), u), dh)| {
-        for i in 0..g.len() {
-            let (value, slope) = form.at(g[i]);
-            dgate[i] = dh[i] * u[i] * slope;
-            dup[i] = dh[i] * value;
-        }
+        wide(|| {
+            for ((((dgate, dup), g), u), dh) in dgate.iter_mut().zip(dup).zip(g).zip(u).zip(dh) {
+                let (value, slope) = form.at(*g);
+                *dgate = dh * u * slope;
+                *dup = dh * value;
+            }
+        });
     });
     Ok((host::tensor(OP, dgate, gate.dims())?, host::tensor(OP, dup, gate.dims())?))
 }

@@ -138,6 +138,7 @@ pub(crate) fn update(op: &'static str, tensor: &Tensor, f: impl Fn(&mut [f32]) -
             }
         }
     }
+    Host::of(op, tensor)?; // says what is wrong with it, if anything is
     if tensor.elem_count() == 0 {
         return Ok(()); // candle takes an empty tensor's strides for repeated entries
     }
@@ -152,7 +153,7 @@ pub(crate) fn tensor(op: &'static str, values: Vec<f32>, shape: &[usize]) -> Res
 pub(crate) fn rows(op: &'static str, what: &'static str, tensor: &Tensor) -> Result<(usize, usize)> {
     match tensor.dims() {
         [] => Err(shape(op, what, tensor, "at least one dimension".to_owned())),
-        [.., last] => Ok((tensor.elem_count() / (*last).max(1), *last)),
+        [before @ .., last] => Ok((before.iter().product(), *last)),
     }
 }
 

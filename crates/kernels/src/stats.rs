@@ -52,6 +52,9 @@ pub(crate) fn column_totals(values: &[f32], d: usize, f: impl Fn(f64) -> f64 + S
 pub fn row_abs_sums(w: &Tensor) -> Result<Vec<f64>> {
     const OP: &str = "row_abs_sums";
     let (rows, d) = host::rows(OP, "w", w)?;
+    if d == 0 {
+        return Ok(vec![0.0; rows]);
+    }
     let mut sums = Vec::with_capacity(rows);
     Weight::of(OP, w)?.tiles(rows, d, |_, tile| {
         let row = |row: &[f32]| wide(|| sum(d, |i| f64::from(row[i].abs())));

@@ -47,7 +47,7 @@ pub enum Gradient<'a> {
 }
 
 impl Gradient<'_> {
-    /// The gradient itself, a matrix of a sub-block with units as rows.
+    /// The gradient itself; of a matrix, units as rows.
     ///
     /// # Errors
     /// What the operation says.

@@ -6,11 +6,10 @@
 //! - insides of an attention, kept or computed again: `d + 2q + 2kv` (`+ q + kv` if q and k are normed); of an MLP: `d + 3f`;
 //! - working set on top, at its widest: attention forward `q + 2d`, backward `3q + 4kv + 2d`; MLP forward `2d`, backward
 //!   `2f + 2d`;
-//! - the head works on a piece of the logits, of [`LOGITS`] values at most, and on `d`, backward `3d`.
-//!
+//! - the head works on a piece of the logits, of [`LOGITS`] values at most, and on `d`, backward `3d`;
 //! - weights of 16 bits: a tile of at most [`TILE`] values, widened.
 //!
-//! Memory is linear in tokens but for the last two.
+//! Memory is linear in tokens but for the last two. Not counted: up to `128 · length` values of scores a thread.
 
 use taper_arch::{BlockSpec, ModelSpec};
 use taper_kernels::{LOGITS, TILE};

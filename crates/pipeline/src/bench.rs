@@ -66,7 +66,7 @@ fn bench_here(request: &BenchRequest, console: &dyn Console) -> Result<BenchRepo
     let generation = |batch| Generation { prompt: request.prompt, generate: request.generate, batch };
     let (got, most) = (generation(1).positions(), checkpoint.spec().max_tokens);
     if got > most {
-        return Err(PipelineError::TooLong { what: "--prompt and --generate together", got, most });
+        return Err(PipelineError::TooLong { what: "--prompt + --generate - 1", got, most });
     }
     let model = Model::load(&checkpoint)?;
     let mut batches = Vec::with_capacity(request.batches.len());

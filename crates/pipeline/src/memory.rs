@@ -14,6 +14,8 @@ use crate::{PipelineError, Recipe};
 /// Memory that a search takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MemoryNeed {
+    /// In all.
+    pub total: u64,
     /// Of the weights.
     pub weights: u64,
     /// Of the whole model's gradients.
@@ -39,6 +41,7 @@ impl MemoryNeed {
         let memory = machine::memory_to_use().saturating_sub(weights / 2); // not loaded yet
         let plan = Plan::new(spec, load, memory, threads);
         Ok(Self {
+            total: weights + plan.base_bytes + plan.workers as u64 * plan.bytes_each,
             weights,
             base: plan.base_bytes,
             each: plan.bytes_each,
@@ -48,16 +51,20 @@ impl MemoryNeed {
         })
     }
 
-    fn total(&self) -> u64 {
-        self.weights + self.base + self.workers as u64 * self.each
+    /// What to say if there is too little.
+    pub(crate) fn note(&self) -> Option<String> {
+        let short = self.total > self.free;
+        short.then(|| {
+            format!("memory: needs {}, {} is free: less data.length helps", Bytes(self.total), Bytes(self.free))
+        })
     }
 }
 
 impl fmt::Display for MemoryNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { weights, base, each, workers, recompute, free } = *self;
+        let Self { weights, base, each, workers, recompute, free, .. } = *self;
         let activations = if recompute { "computed again" } else { "kept" };
-        write!(f, "{} of {} free: ", Bytes(self.total()), Bytes(free))?;
+        write!(f, "{} of {} free: ", Bytes(self.total), Bytes(free))?;
         write!(f, "weights {}, gradients {}, ", Bytes(weights), Bytes(base))?;
         write!(f, "{workers} at a time with {} each, activations {activations}", Bytes(each))
     }

@@ -62,7 +62,13 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
         }
         memory = Some(MemoryNeed::of(recipe, checkpoint.spec())?);
     }
-    let mut notes = Vec::new();
+    let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
+    let trials = strategy.trials();
+    let mut notes: Vec<String> = memory.and_then(|memory| memory.note()).into_iter().collect();
+    if recipe.budget.latency.is_some() {
+        notes.push("budget.latency: what fits is known once times are measured".to_owned());
+    }
+    notes.extend(crate::stages::search::idle_racing(recipe, trials)?);
     for (key, text) in [("data.text", Some(&recipe.data.text)), ("eval.text", recipe.eval.text.as_ref())] {
         match text.map_or(Ok(Vec::new()), TextSource::files) {
             Err(DataError::Read { path, cause }) if cause.kind() == std::io::ErrorKind::NotFound => {
@@ -71,8 +77,7 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
             other => drop(other?),
         }
     }
-    let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
-    Ok(Checked { trials: strategy.trials(), memory, notes })
+    Ok(Checked { trials, memory, notes })
 }
 
 /// Runs `recipe` up to and including `last`. What an earlier run has done and nothing has changed since is not done again.
@@ -97,6 +102,10 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
         eval: None,
     };
     let watch = Watch::new(console);
+    crate::context::check(recipe, checkpoint.spec())?; // before anything takes long
+    if recipe.data.text.dataset.is_none() {
+        recipe.data.text.files()?;
+    }
     let spec = measure(recipe, &dir, &watch, (&checkpoint, &fingerprint))?;
     let context = Context::new((recipe, &dir, &watch), local, (checkpoint, spec), fingerprint)?;
     if last >= Stage::Calibrate {

@@ -34,6 +34,9 @@ struct Setting {
     kept: f64,
     /// Rank of the sketches.
     rank: usize,
+    /// Bytes to plan for; without a bound if none.
+    #[serde(default)]
+    memory: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +63,7 @@ struct Done {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    taper_base::heap::keep_freed(); // as taper does
     let argument = std::env::args().nth(1).ok_or("usage: score_once SETTING, see the top of its source")?;
     let setting: Setting = serde_json::from_str(&argument)?;
     let ids: Vec<u32> = serde_json::from_slice(&std::fs::read(&setting.ids)?)?;
@@ -70,7 +74,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         let done = match serde_json::from_str(&line?)? {
             Order::Score { candidates } => {
-                let settings = Settings { needs: Needs { loss: true, ..proxy.needs() }, seed: 0, memory: u64::MAX };
+                let settings = Settings {
+                    needs: Needs { loss: true, ..proxy.needs() },
+                    seed: 0,
+                    memory: setting.memory.unwrap_or(u64::MAX),
+                };
                 let base = match &base {
                     Some(base) => base,
                     None => base.insert(Base::new(&model, &ids, setting.length, settings)?),

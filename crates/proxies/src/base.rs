@@ -6,7 +6,7 @@ use taper_model::{Model, ModelError};
 
 use crate::parts::Parts;
 use crate::pass::Pass;
-use crate::plan::Plan;
+use crate::plan::{Load, Plan};
 use crate::sketch::Sketch;
 use crate::trace::{BaseTrace, Form, TraceSink};
 use crate::{Needs, Observation, Projection, ProxyError};
@@ -41,14 +41,22 @@ impl<'a> Base<'a> {
     /// # Errors
     /// If the ids are no batch for the model, or the sketch is none.
     pub fn new(model: &'a Model, ids: &'a [u32], length: usize, settings: Settings) -> Result<Self, ProxyError> {
-        Self::in_parts(model, Parts::whole(ids, length)?, settings)
+        let parts = Parts::whole(ids, length)?;
+        let load = Load { copies: true, ..parts.load(settings.needs) };
+        Self::planned(model, parts, settings, load)
     }
 
-    /// [`Self::new`] for candidates that are looked at part by part: the whole model's gradients are kept for each part.
+    /// [`Self::new`] for candidates that keep the first units of each sub-block and are looked at part by part: the whole
+    /// model's gradients are kept for each part.
     ///
     /// # Errors
     /// As [`Self::new`].
     pub fn in_parts(model: &'a Model, parts: Parts<'a>, settings: Settings) -> Result<Self, ProxyError> {
+        let load = parts.load(settings.needs);
+        Self::planned(model, parts, settings, load)
+    }
+
+    fn planned(model: &'a Model, parts: Parts<'a>, settings: Settings, load: Load) -> Result<Self, ProxyError> {
         let (spec, needs) = (model.spec(), settings.needs);
         let sketch = match needs.trace {
             Some(Projection::Rank(rank)) if rank == 0 || rank > spec.d_model => {
@@ -60,7 +68,7 @@ impl<'a> Base<'a> {
         let wrap = |cause| ModelError::Compute { place: "sketch".to_owned(), cause: Box::new(cause) };
         let sketch = sketch.transpose().map_err(wrap)?;
         let traces = (0..parts.count()).map(|_| BaseTrace::default()).collect();
-        let plan = Plan::new(spec, parts.load(needs), settings.memory, rayon::current_num_threads());
+        let plan = Plan::new(spec, load, settings.memory, rayon::current_num_threads());
         let mut base = Self { model, parts, needs, sketch, traces, loss: None, plan };
         if needs.trace.is_some() {
             let mut sink = TraceSink::keep(Form { magnitudes: false, ..base.form() }, base.parts.count());

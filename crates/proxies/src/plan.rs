@@ -13,6 +13,8 @@ pub struct Load {
     pub needs: Needs,
     /// Tokens of one pass.
     pub tokens: usize,
+    /// Whether candidates keep other units than the first ones: those weights are copied.
+    pub copies: bool,
     /// Parts of the batch.
     pub parts: usize,
     /// Whether gradients wait for another pass: of the next piece of the batch, or over the next part of it.
@@ -20,10 +22,10 @@ pub struct Load {
 }
 
 impl Load {
-    /// Of a batch of `[sequences, length]` tokens in so many parts.
+    /// Of a batch of `[sequences, length]` tokens in so many parts; candidates keep the first units.
     pub fn new(needs: Needs, [sequences, length]: [usize; 2], parts: usize) -> Self {
         let tokens = ((TOKENS / length.max(1)).max(1) * length).min(sequences * length);
-        Self { needs, tokens, parts, waits: parts > 1 || tokens < sequences * length }
+        Self { needs, tokens, copies: false, parts, waits: parts > 1 || tokens < sequences * length }
     }
 }
 
@@ -36,7 +38,7 @@ pub struct Plan {
     pub recompute: Recompute,
     /// Memory that each takes at most, in bytes: a whole model's worth, as cut ones take less.
     pub bytes_each: u64,
-    /// Memory that the whole model's gradients take, in bytes, all parts together.
+    /// Memory that the whole model's gradients take, in bytes, all parts together, and what sketches are made with.
     pub base_bytes: u64,
 }
 
@@ -46,13 +48,13 @@ impl Plan {
     /// Activations are kept if those of one candidate fit, even if fewer candidates then run at once: those share the
     /// threads, while computing again costs a third.
     pub fn new(spec: &ModelSpec, load: Load, memory: u64, threads: usize) -> Self {
-        let gradients = gradient_bytes(spec, load.needs);
-        let base_bytes = if load.needs.trace.is_some() { gradients * load.parts as u64 } else { 0 };
+        let bytes = Bytes::of(spec, load);
+        let (base_bytes, gradients) = (bytes.base, bytes.candidate);
         let pass = PassMemory::of(spec, load.tokens);
         let waiting = if load.waits { gradients } else { gradients / (2 * spec.blocks.len().max(1) as u64) };
         let needs = |recompute| match load.needs.trace.is_some() || load.needs.magnitudes {
-            true => pass.backward(recompute) + waiting,
-            false => pass.forward(),
+            true => bytes.copies + bytes.projected + pass.backward(recompute) + waiting,
+            false => bytes.copies + pass.forward(),
         };
         let memory = memory.saturating_sub(base_bytes);
         let kept = needs(Recompute::Nothing);
@@ -63,16 +65,38 @@ impl Plan {
     }
 }
 
-/// Of all matrices of sub-blocks, in the form that is compared.
-fn gradient_bytes(spec: &ModelSpec, needs: Needs) -> u64 {
-    let width = match (needs.magnitudes, needs.trace) {
-        (false, None) => 0,
-        (false, Some(Projection::Rank(rank))) => rank,
-        _ => spec.d_model,
-    };
-    let traced = parameters(spec).into_iter().filter(|(place, _)| place.parameter.traced().is_some());
-    let units: usize = traced.map(|(_, shape)| shape.iter().product::<usize>() / spec.d_model.max(1)).sum();
-    4 * (units * width) as u64
+/// What is kept beside activations.
+struct Bytes {
+    /// The whole model's gradients in the form that is compared, and the signs of sketches.
+    base: u64,
+    /// Gradients of a candidate: as many forms of them as were asked for.
+    candidate: u64,
+    /// Inputs projected to the rank of sketches: one at a time.
+    projected: u64,
+    /// Weights of a candidate that are no views.
+    copies: u64,
+}
+
+impl Bytes {
+    fn of(spec: &ModelSpec, load: Load) -> Self {
+        let d = spec.d_model;
+        let traced = parameters(spec).into_iter().filter(|(place, _)| place.parameter.traced().is_some());
+        let weights: usize = traced.map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let units = weights / d.max(1);
+        let (dense, rank) = match load.needs.trace {
+            Some(Projection::Dense) => (d, 0),
+            Some(Projection::Rank(rank)) => (0, rank),
+            None => (0, 0),
+        };
+        let formed = if load.needs.magnitudes { d + rank } else { dense + rank };
+        let f32s = |values: usize| 4 * values as u64;
+        Self {
+            base: load.parts as u64 * f32s(units * (dense + rank)) + f32s(4 * spec.blocks.len() * d * rank),
+            candidate: f32s(units * formed),
+            projected: f32s(load.tokens * rank),
+            copies: if load.copies { (weights * spec.dtype_bytes) as u64 } else { 0 },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +121,13 @@ mod tests {
         let plan = |memory| Plan::new(&spec, load, memory, 4);
         let most = plan(u64::MAX);
         assert_eq!((most.workers, most.recompute), (4, Recompute::Nothing));
-        assert_eq!(most.base_bytes, 2 * gradient_bytes(&spec, needs));
+        let units: usize = spec.blocks.iter().map(|_| (2 * 4 + 2 * 4) * spec.d_head + 3 * 64).sum();
+        assert_eq!(most.base_bytes, 4 * (2 * units * 4 + 4 * spec.blocks.len() * spec.d_model * 4) as u64);
+        let bytes = |needs, copies| Bytes::of(&spec, Load { copies, ..Load::new(needs, [2, 32], 1) });
+        let both = Needs { magnitudes: true, ..needs };
+        assert_eq!(bytes(both, false).base, bytes(needs, false).base, "the base keeps no dense gradients");
+        assert_eq!(bytes(both, false).candidate, (4 * units * (spec.d_model + 4)) as u64);
+        assert_eq!(bytes(needs, true).copies, (units * spec.d_model * spec.dtype_bytes) as u64);
         let two = plan(most.base_bytes + 2 * most.bytes_each);
         assert_eq!((two.workers, two.recompute), (2, Recompute::Nothing));
         let short = plan(most.base_bytes + most.bytes_each - 1);

@@ -17,6 +17,9 @@ use crate::console::console;
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     use taper_pipeline::Stage;
     let console = console(args.progress);
+    if !matches!(args.command, Command::Bench(_)) {
+        taper_base::heap::keep_freed(); // bench tells each batch's memory apart
+    }
     match &args.command {
         Command::Run(given) => recipe::run(args, given, Stage::Eval, &*console),
         Command::Search(given) => recipe::run(args, given, Stage::Search, &*console),

@@ -107,7 +107,7 @@ pub struct SearchPart {
     pub proxy: Method,
     /// How to spend less on candidates that do not matter: `racing`. Left out: all are scored on all tokens.
     pub fidelity: Option<Method>,
-    /// Threads that score candidates; left out: one for each core. The result does not depend on it.
+    /// Threads that score candidates; left out: one for each core. The result does not depend on it, unless the budget is of latency.
     #[schemars(range(min = 1, max = 1024))]
     pub threads: Option<usize>,
 }

@@ -22,7 +22,11 @@ const FILE: &str = "latency.json";
 pub(crate) fn check(recipe: &Recipe, spec: &ModelSpec) -> Result<(), PipelineError> {
     let got = recipe.budget.workload().positions();
     if recipe.budget.latency.is_some() && got > spec.max_tokens {
-        return Err(PipelineError::TooLong { what: "budget.workload", got, most: spec.max_tokens });
+        return Err(PipelineError::TooLong {
+            what: "prompt + generate - 1 of budget.workload (512 and 128 if left out)",
+            got,
+            most: spec.max_tokens,
+        });
     }
     Ok(())
 }

@@ -164,6 +164,18 @@ fn racing(recipe: &Recipe) -> Result<Option<Racing>, PipelineError> {
     Ok(fidelity.map(|method| taper_search::fidelity(&method.name, &method.params)).transpose()?)
 }
 
+/// Why racing can drop nothing, if it is asked for and cannot.
+pub(crate) fn idle_racing(recipe: &Recipe, trials: u64) -> Result<Option<String>, PipelineError> {
+    let Some(racing) = racing(recipe)? else { return Ok(None) };
+    let (parts, all) = (racing.parts(recipe.data.sequences), recipe.data.sequences);
+    let why = match parts.len() {
+        1 => Some(format!("its first part is all {all} sequences")),
+        _ if racing.pilot as u64 >= trials => Some(format!("pilot is {} of at most {trials} trials", racing.pilot)),
+        _ => None,
+    };
+    Ok(why.map(|why| format!("search.fidelity: racing drops nothing here: {why}")))
+}
+
 /// Sequences of each part of the recipe's batch.
 pub(crate) fn parts(recipe: &Recipe) -> Result<Vec<usize>, PipelineError> {
     Ok(sequences(recipe, racing(recipe)?.as_ref()))
