@@ -121,7 +121,7 @@ mod tests {
         let plan = |memory| Plan::new(&spec, load, memory, 4);
         let most = plan(u64::MAX);
         assert_eq!((most.workers, most.recompute), (4, Recompute::Nothing));
-        let units: usize = spec.blocks.iter().map(|_| (2 * 4 + 2 * 4) * spec.d_head + 3 * 64).sum();
+        let units: usize = spec.blocks.iter().map(|_| (2 * 4 + 2 * 2) * spec.d_head + 3 * 64).sum();
         assert_eq!(most.base_bytes, 4 * (2 * units * 4 + 4 * spec.blocks.len() * spec.d_model * 4) as u64);
         let bytes = |needs, copies| Bytes::of(&spec, Load { copies, ..Load::new(needs, [2, 32], 1) });
         let both = Needs { magnitudes: true, ..needs };
