@@ -59,7 +59,7 @@ pub struct Racing {
 
 impl Default for Racing {
     fn default() -> Self {
-        Self { first: 0.0625, growth: 2.0, confidence: 0.95, pilot: 20, recent: 60, verify: false }
+        Self { first: 0.0625, growth: 2.0, confidence: 0.9, pilot: 20, recent: 60, verify: false }
     }
 }
 
