@@ -17,19 +17,7 @@ const PIECE: usize = 16 * 1024;
 /// # Errors
 /// If shapes, layout or device do not fit.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    const OP: &str = "swiglu";
-    host::same_shape(OP, "up", up, gate)?;
-    let (g, u) = (Host::of(OP, gate)?, Host::of(OP, up)?);
-    let mut out = vec![0.0; g.len()];
-    let pieces = out.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE));
-    pieces.for_each(|((out, g), u)| {
-        wide(|| {
-            for ((out, g), u) in out.iter_mut().zip(g).zip(u) {
-                *out = g * sigmoid(*g) * u;
-            }
-        });
-    });
-    host::tensor(OP, out, gate.dims())
+    gated("swiglu", gate, up, |g, u| g * sigmoid(g) * u)
 }
 
 /// Gradients of gate and up: `dgate = dh · up · σ(1 + gate(1 − σ))`, `dup = dh · silu(gate)`.
@@ -40,23 +28,49 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If shapes, layout or device do not fit.
 pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dh: &Tensor) -> Result<(Tensor, Tensor)> {
-    const OP: &str = "swiglu_backward";
-    host::same_shape(OP, "up", up, gate)?;
-    host::same_shape(OP, "dh", dh, gate)?;
-    let (g, u, dh) = (Host::of(OP, gate)?, Host::of(OP, up)?, Host::of(OP, dh)?);
+    gated_backward("swiglu_backward", [gate, up, dh], |g, u, dh| {
+        let s = sigmoid(g);
+        (dh * u * s * (1.0 + g * (1.0 - s)), dh * g * s)
+    })
+}
+
+/// `f(gate, up)` entry by entry: the forward of any gate.
+pub(crate) fn gated(
+    op: &'static str,
+    gate: &Tensor,
+    up: &Tensor,
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) -> Result<Tensor> {
+    host::same_shape(op, "up", up, gate)?;
+    let (g, u) = (Host::of(op, gate)?, Host::of(op, up)?);
+    let mut out = vec![0.0; g.len()];
+    let pieces = out.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE));
+    pieces.for_each(|((out, g), u)| {
+        wide(|| out.iter_mut().zip(g).zip(u).for_each(|((out, g), u)| *out = f(*g, *u)));
+    });
+    host::tensor(op, out, gate.dims())
+}
+
+/// `(dgate, dup) = f(gate, up, dh)` entry by entry: the backward of any gate.
+pub(crate) fn gated_backward(
+    op: &'static str,
+    [gate, up, dh]: [&Tensor; 3],
+    f: impl Fn(f32, f32, f32) -> (f32, f32) + Sync,
+) -> Result<(Tensor, Tensor)> {
+    host::same_shape(op, "up", up, gate)?;
+    host::same_shape(op, "dh", dh, gate)?;
+    let (g, u, dh) = (Host::of(op, gate)?, Host::of(op, up)?, Host::of(op, dh)?);
     let (mut dgate, mut dup) = (vec![0.0; g.len()], vec![0.0; g.len()]);
     let outputs = dgate.par_chunks_mut(PIECE).zip(dup.par_chunks_mut(PIECE));
     let pieces = outputs.zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE)).zip(dh.par_chunks(PIECE));
     pieces.for_each(|((((dgate, dup), g), u), dh)| {
         wide(|| {
             for ((((dgate, dup), g), u), dh) in dgate.iter_mut().zip(dup).zip(g).zip(u).zip(dh) {
-                let s = sigmoid(*g);
-                *dgate = dh * u * s * (1.0 + g * (1.0 - s));
-                *dup = dh * g * s;
+                (*dgate, *dup) = f(*g, *u, *dh);
             }
         });
     });
-    Ok((host::tensor(OP, dgate, gate.dims())?, host::tensor(OP, dup, gate.dims())?))
+    Ok((host::tensor(op, dgate, gate.dims())?, host::tensor(op, dup, gate.dims())?))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::Result;
+use crate::activation::{gated, gated_backward};
 use crate::exp::{exp, sigmoid};
 use crate::host::{self, Host};
 use crate::simd::wide;
@@ -110,14 +111,7 @@ pub fn gelu_backward(x: &Tensor, dy: &Tensor, form: Gelu) -> Result<Tensor> {
 /// # Errors
 /// If shapes, layout or device do not fit.
 pub fn geglu(gate: &Tensor, up: &Tensor, form: Gelu) -> Result<Tensor> {
-    const OP: &str = "geglu";
-    host::same_shape(OP, "up", up, gate)?;
-    let (g, u) = (Host::of(OP, gate)?, Host::of(OP, up)?);
-    let mut out = vec![0.0; g.len()];
-    out.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE)).for_each(|((out, g), u)| {
-        wide(|| out.iter_mut().zip(g).zip(u).for_each(|((out, g), u)| *out = form.at(*g).0 * u));
-    });
-    host::tensor(OP, out, gate.dims())
+    gated("geglu", gate, up, |g, u| form.at(g).0 * u)
 }
 
 /// Gradients of gate and up: `dgate = dh · up · slope(gate)`, `dup = dh · gelu(gate)`.
@@ -128,23 +122,10 @@ pub fn geglu(gate: &Tensor, up: &Tensor, form: Gelu) -> Result<Tensor> {
 /// # Errors
 /// If shapes, layout or device do not fit.
 pub fn geglu_backward(gate: &Tensor, up: &Tensor, dh: &Tensor, form: Gelu) -> Result<(Tensor, Tensor)> {
-    const OP: &str = "geglu_backward";
-    host::same_shape(OP, "up", up, gate)?;
-    host::same_shape(OP, "dh", dh, gate)?;
-    let (g, u, dh) = (Host::of(OP, gate)?, Host::of(OP, up)?, Host::of(OP, dh)?);
-    let (mut dgate, mut dup) = (vec![0.0; g.len()], vec![0.0; g.len()]);
-    let outputs = dgate.par_chunks_mut(PIECE).zip(dup.par_chunks_mut(PIECE));
-    let pieces = outputs.zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE)).zip(dh.par_chunks(PIECE));
-    pieces.for_each(|((((dgate, dup), g), u), dh)| {
-        wide(|| {
-            for ((((dgate, dup), g), u), dh) in dgate.iter_mut().zip(dup).zip(g).zip(u).zip(dh) {
-                let (value, slope) = form.at(*g);
-                *dgate = dh * u * slope;
-                *dup = dh * value;
-            }
-        });
-    });
-    Ok((host::tensor(OP, dgate, gate.dims())?, host::tensor(OP, dup, gate.dims())?))
+    gated_backward("geglu_backward", [gate, up, dh], |g, u, dh| {
+        let (value, slope) = form.at(g);
+        (dh * u * slope, dh * value)
+    })
 }
 
 #[cfg(test)]
