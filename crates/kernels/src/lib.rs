@@ -10,6 +10,7 @@
 mod accumulate;
 mod activation;
 mod attention;
+mod blocked;
 pub mod cuda;
 mod decode;
 mod embedding;
@@ -32,6 +33,7 @@ use candle_core::Device;
 pub use accumulate::accumulate;
 pub use activation::{swiglu, swiglu_backward};
 pub use attention::{Attended, Heads, attention, attention_backward};
+pub use blocked::PACKED;
 pub use decode::{KvCache, decode_attention};
 pub use embedding::{gather_rows, scatter_rows};
 pub use gelu::{Gelu, geglu, geglu_backward, gelu, gelu_backward};

@@ -1,26 +1,53 @@
-//! Products of matrices inside slices. `gemm` because candle's matmul runs on it too and knows the machine's vectors.
+//! Products of matrices inside slices: small ones by `gemm`, which takes a single row as well as a tile; large ones by
+//! [`blocked`], which is faster there (docs/performance.md).
+
+use crate::{blocked, simd};
+
+/// Rows from which on a product is worth packing.
+const MANY: usize = 17;
 
 /// A matrix inside a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     values: &'a [f32],
     shape: [usize; 2],
-    strides: [usize; 2],
+    stride: usize,
+    turned: bool,
 }
 
 impl<'a> View<'a> {
     /// `shape` `[rows, columns]`, rows `stride` apart, from the start of `values`.
     pub(crate) fn new(values: &'a [f32], shape: [usize; 2], stride: usize) -> Self {
-        Self { values, shape, strides: [stride, 1] }
+        Self { values, shape, stride, turned: false }
     }
 
     pub(crate) fn t(self) -> Self {
-        let ([rows, columns], [down, along]) = (self.shape, self.strides);
-        Self { values: self.values, shape: [columns, rows], strides: [along, down] }
+        let [rows, columns] = self.shape;
+        Self { shape: [columns, rows], turned: !self.turned, ..self }
     }
 
     pub(crate) fn rows(&self) -> usize {
         self.shape[0]
+    }
+
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Whether columns, not rows, lie in one piece.
+    pub(crate) fn turned(&self) -> bool {
+        self.turned
+    }
+
+    /// Row `index`, or column if turned, and all that follows it.
+    pub(crate) fn line(&self, index: usize) -> &'a [f32] {
+        &self.values[index * self.stride..]
+    }
+
+    /// Has entry `at` of line `index` brought near, if there is one, to be read.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, index: usize, at: usize) {
+        simd::fetch::<false>(self.values, index * self.stride + at);
     }
 
     /// All entries, row after row, of a matrix without gaps.
@@ -28,8 +55,13 @@ impl<'a> View<'a> {
         &self.values[..self.span()]
     }
 
+    /// From row to row, and from column to column.
+    fn strides(&self) -> [usize; 2] {
+        if self.turned { [1, self.stride] } else { [self.stride, 1] }
+    }
+
     fn span(&self) -> usize {
-        span(self.shape, self.strides)
+        span(self.shape, self.strides())
     }
 }
 
@@ -52,24 +84,36 @@ pub(crate) struct Out<'a> {
 /// # Panics
 /// If a matrix reaches beyond its slice or the shapes do not chain: a fault of the caller, not of the data.
 pub(crate) fn multiply(out: Out<'_>, scale: f32, a: View<'_>, b: View<'_>) {
-    run(out, scale, a, b, gemm::Parallelism::None);
+    small(out, scale, a, b, gemm::Parallelism::None);
 }
 
-/// [`multiply`] on all threads of the current pool. How many does not change a bit: each entry is summed by one thread.
+/// `out = a · b`, or `out += …`, on all threads of the current pool. How many does not change a bit: each entry is summed by one thread.
+///
+/// # Panics
+/// As [`multiply`].
 pub(crate) fn multiply_wide(out: Out<'_>, a: View<'_>, b: View<'_>) {
+    if a.rows() >= MANY {
+        check(&out, a, b);
+        return blocked::multiply(pulp::Arch::new(), out, a, b);
+    }
     let threads = match rayon::current_num_threads() {
         1 => gemm::Parallelism::None,
         threads => gemm::Parallelism::Rayon(threads),
     };
-    run(out, 1.0, a, b, threads);
+    small(out, 1.0, a, b, threads);
 }
 
-fn run(out: Out<'_>, scale: f32, a: View<'_>, b: View<'_>, threads: gemm::Parallelism) {
-    let Out { values: out, stride, add } = out;
+fn check(out: &Out<'_>, a: View<'_>, b: View<'_>) {
     let ([m, k], [also_k, n]) = (a.shape, b.shape);
     assert_eq!(k, also_k, "inner dimensions");
-    assert!(stride >= n && out.len() >= span([m, n], [stride, 1]), "out");
+    assert!(out.stride >= n && out.values.len() >= span([m, n], [out.stride, 1]), "out");
     assert!(a.values.len() >= a.span() && b.values.len() >= b.span(), "operands");
+}
+
+fn small(out: Out<'_>, scale: f32, a: View<'_>, b: View<'_>, threads: gemm::Parallelism) {
+    check(&out, a, b);
+    let Out { values: out, stride, add } = out;
+    let ([m, k], n, [a_strides, b_strides]) = (a.shape, b.shape[1], [a.strides(), b.strides()]);
     #[expect(unsafe_code, reason = "gemm takes pointers")]
     // SAFETY: the spans just checked bound every element that the three shape-stride pairs reach, `out` is borrowed
     // mutably and its elements are distinct (stride >= n), and f32 is one of gemm's types.
@@ -83,11 +127,11 @@ fn run(out: Out<'_>, scale: f32, a: View<'_>, b: View<'_>, threads: gemm::Parall
             stride as isize,
             add,
             a.values.as_ptr(),
-            a.strides[1] as isize,
-            a.strides[0] as isize,
+            a_strides[1] as isize,
+            a_strides[0] as isize,
             b.values.as_ptr(),
-            b.strides[1] as isize,
-            b.strides[0] as isize,
+            b_strides[1] as isize,
+            b_strides[0] as isize,
             1.0,
             scale,
             false,

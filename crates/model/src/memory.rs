@@ -7,12 +7,13 @@
 //! - working set on top, at its widest: attention forward `q + 2d`, backward `3q + 4kv + 2d`; MLP forward `2d`, backward
 //!   `2f + 2d`;
 //! - the head works on a piece of the logits, of [`LOGITS`] values at most, and on `d`, backward `3d`;
-//! - weights of 16 bits: a tile of at most [`TILE`] values, widened.
+//! - weights of 16 bits: a tile of at most [`TILE`] values, widened;
+//! - products: at most [`PACKED`] values of a weight, packed.
 //!
-//! Memory is linear in tokens but for the last two. Not counted: up to `128 · length` values of scores a thread.
+//! Memory is linear in tokens but for the last three. Not counted: up to `128 · length` values of scores a thread.
 
 use taper_arch::{BlockSpec, ModelSpec};
-use taper_kernels::{LOGITS, TILE};
+use taper_kernels::{LOGITS, PACKED, TILE};
 
 use crate::Recompute;
 
@@ -33,7 +34,7 @@ pub struct PassMemory {
     pub head: u64,
     /// What the head's backward pass adds to that.
     pub head_gradients: u64,
-    /// A tile of a weight, widened, if weights are of 16 bits.
+    /// What is taken of a weight at once: packed, and widened if it is of 16 bits.
     pub tile: u64,
 }
 
@@ -57,7 +58,7 @@ impl PassMemory {
             working: most(|half| half.backward),
             head: 4 * logits as u64 + bytes(spec.d_model),
             head_gradients: bytes(2 * spec.d_model),
-            tile: if spec.dtype_bytes < 4 { 4 * TILE.min(largest) as u64 } else { 0 },
+            tile: 4 * (PACKED.min(largest) + if spec.dtype_bytes < 4 { TILE.min(largest) } else { 0 }) as u64,
         }
     }
 

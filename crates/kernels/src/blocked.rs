@@ -1,0 +1,280 @@
+//! Products of large matrices, blocked for registers and caches as in Goto and van de Geijn, "Anatomy of
+//! High-Performance Matrix Multiplication" (ACM TOMS 34(3), 2008), written once for all vectors by `pulp`.
+//!
+//! `b` is packed into panels, as wide as two vectors and [`DEPTH`] terms deep, and read from the second cache; of `a` a
+//! few rows at a time are copied into the first. A tile of `out`, as many rows as the registers hold, is summed in
+//! registers; while that runs, the tile itself and the next rows of `a` are fetched.
+//!
+//! An entry is the sum over blocks of terms, in order, each block summed term by term with fused multiply-adds. So its
+//! bits depend on neither threads nor vectors nor its place.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::matrix::{Out, View};
+use crate::simd::{fetch, transposed};
+
+/// Terms summed at once, at most.
+const DEPTH: usize = 384;
+/// Columns of `b` packed at once, at most.
+const COLUMNS: usize = 1024;
+/// Columns that some rows of `a` are multiplied with before the next rows: with [`DEPTH`], what the second cache holds.
+const NEAR: usize = 512;
+/// From one copied row of `a` to the next: no power of two, or all would want the same lines of the cache.
+const STRIDE: usize = DEPTH + 16;
+/// Vectors across a tile.
+const VECTORS: usize = 2;
+/// Rows of a tile, at most: with 32 registers, 28 sums, a row of `b` and an entry of `a`.
+const HEIGHT: usize = 14;
+/// The widest tile.
+const WIDEST: usize = 2 * 16;
+/// Values fetched at once.
+const LINE: usize = 16;
+
+/// Values that a product of many rows packs at once, at most.
+pub const PACKED: usize = DEPTH * COLUMNS;
+
+/// `out = a · b`, or `out += …`, on all threads of the current pool. Shapes fit.
+pub(crate) fn multiply(arch: Arch, out: Out<'_>, a: View<'_>, b: View<'_>) {
+    let Out { values, stride, add } = out;
+    let ([m, k], n) = (a.shape(), b.shape()[1]);
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        let rows = values.chunks_mut(stride).take(m);
+        return rows.filter(|_| !add).for_each(|row| row[..n].fill(0.0));
+    }
+    let [height, width] = arch.dispatch(Tile);
+    let deep = k.div_ceil(k.div_ceil(DEPTH));
+    let tall = m.div_ceil(4 * rayon::current_num_threads()).div_ceil(height).clamp(1, 8) * height; // rows of a task
+    let mut packed = vec![0.0; deep * n.min(COLUMNS).next_multiple_of(width)];
+    for left in (0..n).step_by(COLUMNS) {
+        let columns = COLUMNS.min(n - left);
+        for start in (0..k).step_by(deep) {
+            let depth = deep.min(k - start);
+            let packed = &mut packed[..columns.next_multiple_of(width) * depth];
+            packed.par_chunks_mut(width * depth).enumerate().for_each(|(panel, out)| {
+                let first = left + panel * width;
+                arch.dispatch(|| pack(b, start, first..n.min(first + width), width, out));
+            });
+            values.par_chunks_mut(tall * stride).take(m.div_ceil(tall)).enumerate().for_each(|(index, out)| {
+                let top = index * tall;
+                let add = add || start > 0;
+                let rows = tall.min(m - top);
+                arch.dispatch(Strip { out, stride, add, a, top, rows, start, depth, packed, left, columns });
+            });
+        }
+    }
+}
+
+/// Terms `start..` of `columns` of `b` as `[terms, width]`; columns that are not there are zero.
+#[inline(always)]
+fn pack(b: View<'_>, start: usize, columns: std::ops::Range<usize>, width: usize, out: &mut [f32]) {
+    const SIDE: usize = 4;
+    let here = columns.len();
+    if here < width {
+        out.fill(0.0);
+    }
+    if !b.turned() {
+        for (term, out) in out.chunks_mut(width).enumerate() {
+            out[..here].copy_from_slice(&b.line(start + term)[columns.clone()]);
+        }
+        return;
+    }
+    let depth = out.len() / width;
+    let line = |column: usize| &b.line(columns.start + column)[start..start + depth];
+    let whole = here / SIDE * SIDE;
+    for column in (0..whole).step_by(SIDE) {
+        let lines: [&[f32]; SIDE] = std::array::from_fn(|side| line(column + side));
+        let pieces = lines.map(|line| line.as_chunks::<SIDE>().0);
+        for piece in 0..depth / SIDE {
+            let block = &mut out[piece * SIDE * width + column..][..(SIDE - 1) * width + SIDE];
+            for (row, values) in transposed(pieces.map(|pieces| pieces[piece])).into_iter().enumerate() {
+                block[row * width..][..SIDE].copy_from_slice(&values);
+            }
+        }
+        for term in depth / SIDE * SIDE..depth {
+            lines.iter().zip(&mut out[term * width + column..]).for_each(|(line, out)| *out = line[term]);
+        }
+    }
+    for column in whole..here {
+        line(column).iter().zip(out.chunks_mut(width)).for_each(|(x, out)| out[column] = *x);
+    }
+}
+
+/// Height and width of a tile.
+struct Tile;
+
+impl WithSimd for Tile {
+    type Output = [usize; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> [usize; 2] {
+        [height::<S>(), VECTORS * S::F32_LANES]
+    }
+}
+
+#[inline(always)]
+const fn height<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { HEIGHT } else { 6 }
+}
+
+/// Some rows of `out`, all packed columns, one block of terms.
+struct Strip<'a> {
+    /// From row `top` on.
+    out: &'a mut [f32],
+    stride: usize,
+    add: bool,
+    a: View<'a>,
+    top: usize,
+    rows: usize,
+    /// The first term.
+    start: usize,
+    depth: usize,
+    packed: &'a [f32],
+    /// The first packed column.
+    left: usize,
+    columns: usize,
+}
+
+impl WithSimd for Strip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let mut copy = [0.0; HEIGHT * STRIDE];
+        let panels = self.rows.div_ceil(height::<S>());
+        for left in (0..self.columns).step_by(NEAR) {
+            let columns = left..self.columns.min(left + NEAR);
+            for panel in 0..panels {
+                let (row, end) = (panel * self.rows / panels, (panel + 1) * self.rows / panels);
+                let (copy, columns) = (&mut copy, columns.clone());
+                match end - row {
+                    1 => self.panel::<S, 1>(simd, copy, row, columns),
+                    2 => self.panel::<S, 2>(simd, copy, row, columns),
+                    3 => self.panel::<S, 3>(simd, copy, row, columns),
+                    4 => self.panel::<S, 4>(simd, copy, row, columns),
+                    5 => self.panel::<S, 5>(simd, copy, row, columns),
+                    6 => self.panel::<S, 6>(simd, copy, row, columns),
+                    7 => self.panel::<S, 7>(simd, copy, row, columns),
+                    8 => self.panel::<S, 8>(simd, copy, row, columns),
+                    9 => self.panel::<S, 9>(simd, copy, row, columns),
+                    10 => self.panel::<S, 10>(simd, copy, row, columns),
+                    11 => self.panel::<S, 11>(simd, copy, row, columns),
+                    12 => self.panel::<S, 12>(simd, copy, row, columns),
+                    13 => self.panel::<S, 13>(simd, copy, row, columns),
+                    _ => self.panel::<S, HEIGHT>(simd, copy, row, columns),
+                }
+            }
+        }
+    }
+}
+
+impl Strip<'_> {
+    /// `M` rows from `row` on, times `columns`.
+    #[inline(always)]
+    fn panel<S: Simd, const M: usize>(
+        &mut self,
+        simd: S,
+        copy: &mut [f32; HEIGHT * STRIDE],
+        row: usize,
+        columns: std::ops::Range<usize>,
+    ) {
+        if M > height::<S>() {
+            return; // never: no machine's code for it is made
+        }
+        let (start, depth) = (self.start, self.depth);
+        if self.a.turned() {
+            let (copy, from) = (copy.as_chunks_mut::<HEIGHT>().0, self.top + row);
+            for (term, out) in copy.iter_mut().take(depth).enumerate() {
+                out[..M].copy_from_slice(&self.a.line(start + term)[from..from + M]);
+            }
+            self.tiles::<S, M>(simd, row, columns, |row, term| copy[term][row]);
+        } else {
+            let copy = copy.as_chunks_mut::<STRIDE>().0;
+            for (out, line) in copy.iter_mut().zip(self.top + row..self.top + row + M) {
+                out[..depth].copy_from_slice(&self.a.line(line)[start..start + depth]);
+            }
+            let Some(copy) = copy.first_chunk::<M>() else { return };
+            self.tiles::<S, M>(simd, row, columns, |row, term| copy[row][term]);
+        }
+    }
+
+    #[inline(always)]
+    fn tiles<S: Simd, const M: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        columns: std::ops::Range<usize>,
+        a: impl Fn(usize, usize) -> f32,
+    ) {
+        let (width, stride, first) = (VECTORS * S::F32_LANES, self.stride, columns.start);
+        for column in columns.clone().step_by(width) {
+            let here = width.min(columns.end - column);
+            let panel = &self.packed[column * self.depth..][..width * self.depth];
+            let at = row * stride + self.left + column;
+            let part = self.start + (column - first) / width * LINE; // every tile fetches a line of each of the next rows
+            let ahead = |step: usize| {
+                fetch::<true>(self.out, at + step * stride);
+                fetch::<true>(self.out, at + step * stride + S::F32_LANES);
+                if !self.a.turned() && part < self.start + self.depth {
+                    self.a.fetch(self.top + row + M + step, part);
+                }
+            };
+            let sums = tile::<S, M>(simd, self.depth, &a, panel, ahead);
+            for (sums, out) in sums.into_iter().zip(self.out[at..].chunks_mut(stride)) {
+                put(simd, sums, &mut out[..here], self.add);
+            }
+        }
+    }
+}
+
+/// `Σ a(row, term) · b[term]`; `ahead` is called for each row, spread over the terms.
+#[inline(always)]
+fn tile<S: Simd, const M: usize>(
+    simd: S,
+    depth: usize,
+    a: &impl Fn(usize, usize) -> f32,
+    b: &[f32],
+    ahead: impl Fn(usize),
+) -> [[S::f32s; VECTORS]; M] {
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; M];
+    let b = &S::as_simd_f32s(b).0.as_chunks::<VECTORS>().0[..depth];
+    let mut term = 0;
+    for step in 0..=M {
+        let end = if step < M { (step + 1) * (depth / M) } else { depth };
+        if step < M {
+            ahead(step);
+        }
+        while term < end {
+            let b = b[term];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let a = simd.splat_f32s(a(row, term));
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = simd.mul_add_f32s(a, b, *sum);
+                }
+            }
+            term += 1;
+        }
+    }
+    sums
+}
+
+/// A row of a tile into `out`, which may be narrower.
+#[inline(always)]
+fn put<S: Simd>(simd: S, sums: [S::f32s; VECTORS], out: &mut [f32], add: bool) {
+    if out.len() == VECTORS * S::F32_LANES {
+        for (out, sum) in S::as_mut_simd_f32s(out).0.iter_mut().zip(sums) {
+            *out = if add { simd.add_f32s(*out, sum) } else { sum };
+        }
+    } else {
+        let mut row = [0.0; WIDEST];
+        S::as_mut_simd_f32s(&mut row).0.iter_mut().zip(sums).for_each(|(row, sum)| *row = sum);
+        out.iter_mut().zip(row).for_each(|(out, sum)| *out = if add { *out + sum } else { sum });
+    }
+}
+
+#[cfg(test)]
+#[path = "blocked_tests.rs"]
+mod tests;
