@@ -60,7 +60,8 @@ fn the_report_is_what_the_trials_say() {
         best = scores.get("gradient-trace").copied().unwrap_or(best).max(best);
     }
     assert_eq!(saved["dropped"], serde_json::json!(ended[..3]));
-    assert!(ended[0] > 0 && ended[3] > 6, "{ended:?}");
+    let firsts = 3 * 7; // the first wave of each later generation
+    assert!(ended[0] > 0 && ended[3] >= PILOTS + firsts, "{ended:?}");
     let once: u64 = ended.iter().zip(PARTS).map(|(count, part)| count * part * 16).sum();
     let raced = TRIALS - PILOTS;
     let again = raced - ended[0]; // the first part once more, for those that went beyond it
