@@ -9,7 +9,7 @@ Rows, by the letters of their bars in docs/performance.md:
 Prints tables in markdown, and with --json writes every run. Each time is the median (least to most) of --rounds runs after
 a warm-up that does not count, subjects taking turns; a ratio is PyTorch's seconds over taper's, round by round. Losses of both
 sides must agree, or the exit code is 1. Weights and ids are random, from fixed seeds. Seconds are the program's own;
-processor seconds and peak memory are read from /proc, from outside.
+processor seconds and peak memory are read from /proc, from outside; without a /proc they are left out.
 """
 
 import argparse
@@ -130,7 +130,9 @@ def machine():
     import torch
     import transformers
 
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    info = Path("/proc/cpuinfo")  # Linux alone has it
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line for line in lines if line.startswith("model name")]
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": numpy.__version__}
     name = models[0].partition(":")[2].strip() if models else platform.processor()
     return {"processor": name, "cores": os.cpu_count(), "python": platform.python_version(), **versions}

@@ -9,6 +9,11 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
+for argument in "$@"; do # help needs neither torch nor a build
+    case $argument in
+    -h | --help) exec python3 "$here/bench_vs_pytorch.py" --help ;;
+    esac
+done
 if [[ -n ${VENV:-} ]]; then
     venv=$VENV
 else

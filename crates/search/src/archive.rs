@@ -77,9 +77,9 @@ impl Archive {
         self.best.map(|at| (&self.scored[at].0, self.scored[at].1))
     }
 
-    /// The score of the last of the `count` best, if there are as many.
-    pub(crate) fn nth_best(&self, count: usize) -> Option<f64> {
-        let mut scores: Vec<f64> = self.scored.iter().map(|scored| scored.1).collect();
+    /// The score of the last of the `count` best, those that score `known` among them; none if there are not as many.
+    pub(crate) fn nth_best(&self, count: usize, known: &[f64]) -> Option<f64> {
+        let mut scores: Vec<f64> = self.scored.iter().map(|scored| scored.1).chain(known.iter().copied()).collect();
         let at = count.checked_sub(1).filter(|at| *at < scores.len())?;
         Some(*scores.select_nth_unstable_by(at, |a, b| b.total_cmp(a)).1)
     }

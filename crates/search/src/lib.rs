@@ -14,7 +14,7 @@ use taper_arch::{ArchError, Architecture, Provenance, SubBlock};
 use taper_base::registry::{self, Entry, MethodError};
 
 pub use problem::{Importance, Problem};
-pub use racing::{Race, Racing, Rule};
+pub use racing::{Dropping, Expected, Race, Raced, Racing, Rule};
 
 /// A candidate and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub trait Search: Send {
     fn ask(&mut self) -> Result<Vec<Proposal>, SearchError>;
 
     /// Scores (higher is better; `None` could not be scored and is worse than any) of the proposals asked last, in order.
-    /// Scores from [`Self::threshold`] on are exact; one below it may be an estimate.
+    /// Scores from [`Self::threshold`] on are exact, given all exact ones; one below it may be an estimate below it.
     ///
     /// # Errors
     /// [`SearchError::Scores`] for another number of scores than of proposals, [`SearchError::Score`] for one that is not
@@ -58,9 +58,9 @@ pub trait Search: Send {
     /// Best so far; ties go to the earlier one.
     fn best(&self) -> Option<(&Architecture, f64)>;
 
-    /// What a proposal asked last must score to matter: below it, neither what is asked next nor [`Self::best`] depends on
-    /// its score. None as long as every score matters.
-    fn threshold(&self) -> Option<f64>;
+    /// What a proposal asked last must score to matter, if others asked with it have the exact scores `known`: below it,
+    /// neither what is asked next nor [`Self::best`] depends on its score. None as long as every score matters.
+    fn threshold(&self, known: &[f64]) -> Option<f64>;
 }
 
 /// All strategies, sorted by name.

@@ -176,7 +176,7 @@ fn estimated(
         if generation.is_empty() {
             return (asked, search.best().unwrap().0.clone(), below);
         }
-        let threshold = search.threshold();
+        let threshold = search.threshold(&[]);
         let scores = generation.iter().map(|arch| match (objective.score(arch), threshold) {
             (score, Some(threshold)) if score < threshold => {
                 below += 1;
@@ -207,7 +207,7 @@ fn the_threshold_of_evolution_is_its_last_elite_and_in_the_end_the_best() {
     let mut search = start("evolution", &json!({"population": 4, "elites": 3, "generations": 3}), problem(0));
     let mut tell = |scores: [Option<f64>; 4]| {
         search.ask().unwrap();
-        let threshold = search.threshold();
+        let threshold = search.threshold(&[]);
         search.tell(&scores).unwrap();
         threshold
     };
@@ -218,7 +218,7 @@ fn the_threshold_of_evolution_is_its_last_elite_and_in_the_end_the_best() {
     search.ask().unwrap();
     search.tell(&[Some(1.0), Some(4.0), Some(3.0), Some(2.0)]).unwrap();
     search.ask().unwrap();
-    assert_eq!(search.threshold(), Some(2.0));
+    assert_eq!(search.threshold(&[]), Some(2.0));
 }
 
 #[test]

@@ -84,8 +84,8 @@ impl Search for Running {
         self.archive.best()
     }
 
-    fn threshold(&self) -> Option<f64> {
-        self.archive.best().map(|(_, score)| score)
+    fn threshold(&self, known: &[f64]) -> Option<f64> {
+        self.archive.nth_best(1, known)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use taper_arch::{Architecture, Provenance};
-use taper_search::{Racing, Rule, Search};
+use taper_search::{Proposal, Race, Racing, Rule, Search};
 
 use super::scorer::{Climb, End, Scorer};
 use crate::PipelineError;
@@ -50,6 +50,8 @@ pub(super) struct Explored {
     ended: Vec<u64>,
     /// How many of these were dropped there.
     dropped: Vec<u64>,
+    /// How many went beyond the first part after all of their generation were scored on it, and so took it again.
+    again: u64,
 }
 
 /// Runs `search` to its end; candidates race if there is `racing`. Shown as `(what, trials)`.
@@ -61,7 +63,7 @@ pub(super) fn explore(
 ) -> Result<Explored, PipelineError> {
     let none = vec![0; scorer.names.len()];
     let (asked, history, ended, dropped) = (BTreeMap::new(), Vec::new(), none.clone(), none);
-    let mut explored = Explored { search, asked, unscored: 0, history, ended, dropped };
+    let mut explored = Explored { search, asked, unscored: 0, history, ended, dropped, again: 0 };
     let mut race = racing.map(Racing::race);
     scorer.console.begin(what, trials);
     loop {
@@ -69,16 +71,17 @@ pub(super) fn explore(
         if proposals.is_empty() {
             break;
         }
-        let rule = race.as_ref().map_or_else(Rule::default, |race| race.rule(explored.search.threshold()));
-        let best = explored.search.best().map(|(_, score)| score);
-        let climbs = scorer.climb(&proposals, &rule, best)?;
+        let features: Vec<Vec<f64>> =
+            proposals.iter().map(|proposal| proposal.architecture.features(scorer.spec)).collect();
+        let rule = race.as_ref().map_or_else(Rule::default, Race::rule);
+        let climbs = explored.generation(scorer, &rule, &proposals, &features)?;
         let told: Vec<Option<f64>> = climbs.iter().map(Climb::told).collect();
         explored.search.tell(&told)?;
-        explored.count(&climbs);
+        explored.count(&climbs, rule.drops());
         explored.asked.extend(proposals.into_iter().map(|proposal| (proposal.architecture, proposal.provenance)));
         if let Some(race) = &mut race {
-            let full = climbs.into_iter().filter(|climb| matches!(climb.end, End::Full(_)));
-            full.for_each(|climb| race.learn(climb.scores));
+            let raced = features.into_iter().zip(climbs).filter_map(|(features, climb)| climb.raced(features));
+            raced.for_each(|raced| race.learn(raced));
         }
     }
     scorer.console.end();
@@ -86,7 +89,34 @@ pub(super) fn explore(
 }
 
 impl Explored {
-    fn count(&mut self, climbs: &[Climb]) {
+    /// How far each of a generation gets, in order; raced in waves.
+    fn generation(
+        &self,
+        scorer: &Scorer<'_>,
+        rule: &Rule,
+        proposals: &[Proposal],
+        features: &[Vec<f64>],
+    ) -> Result<Vec<Climb>, PipelineError> {
+        let all: Vec<(&Proposal, &[f64])> = proposals.iter().zip(features).map(|(p, f)| (p, &**f)).collect();
+        let mut expected = vec![None; all.len()];
+        if rule.drops() {
+            expected = scorer.first(&all, rule)?;
+        }
+        let mut climbs: Vec<(usize, Climb)> = Vec::with_capacity(all.len());
+        for (place, numbers) in rule.waves(&expected).into_iter().enumerate() {
+            let known: Vec<f64> = climbs.iter().filter_map(|(_, climb)| climb.full()).collect();
+            let best = self.search.best().map(|(_, score)| score).into_iter().chain(known.iter().copied());
+            let best = best.max_by(f64::total_cmp);
+            let wave: Vec<(&Proposal, &[f64])> = numbers.iter().map(|at| all[*at]).collect();
+            // the first wave in full: a race that only learns of those it expects much of would never see its mistakes
+            let dropping = rule.from(self.search.threshold(&known).filter(|_| place > 0));
+            climbs.extend(numbers.into_iter().zip(scorer.climb(&wave, dropping, best)?));
+        }
+        climbs.sort_by_key(|(number, _)| *number);
+        Ok(climbs.into_iter().map(|(_, climb)| climb).collect())
+    }
+
+    fn count(&mut self, climbs: &[Climb], raced: bool) {
         for climb in climbs {
             self.ended[climb.part()] += 1;
             match climb.end {
@@ -95,6 +125,7 @@ impl Explored {
                 End::Unscored => self.unscored += 1,
             }
         }
+        self.again += if raced { climbs.iter().filter(|climb| climb.part() > 0).count() as u64 } else { 0 };
         self.history.push(self.search.best().map(|(_, score)| score));
     }
 
@@ -115,7 +146,8 @@ impl Explored {
         full: Option<&Self>,
     ) -> Result<Saved, PipelineError> {
         let tokens = |sequences: usize| (sequences * length) as u64;
-        let spent = self.ended.iter().zip(sequences).map(|(count, part)| count * tokens(*part)).sum();
+        let once: u64 = self.ended.iter().zip(sequences).map(|(count, part)| count * tokens(*part)).sum();
+        let spent = once + self.again * sequences.first().map_or(0, |first| tokens(*first));
         let in_full = self.asked.len() as u64 * sequences.last().map_or(0, |all| tokens(*all));
         let verified = full.map(|full| -> Result<Verified, PipelineError> {
             let ((ours, _), (best, score)) = (self.best()?, full.best()?);

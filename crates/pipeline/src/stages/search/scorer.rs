@@ -7,7 +7,7 @@ use taper_arch::{ModelSpec, Trial, Workload, cost, select};
 use taper_base::Fingerprint;
 use taper_base::workers::for_each;
 use taper_proxies::{Base, Pass, Proxy};
-use taper_search::{Proposal, Rule};
+use taper_search::{Dropping, Expected, Proposal, Raced, Rule};
 
 use crate::store::{StoredTrial, TrialStore};
 use crate::{Console, PipelineError};
@@ -24,8 +24,8 @@ pub(super) struct Climb {
 pub(super) enum End {
     /// Scored over all tokens.
     Full(f64),
-    /// Dropped before, with the score that it would about have.
-    Dropped(f64),
+    /// Dropped before, with the score to expect of it.
+    Dropped(Expected),
     /// Over the part after the last that has a score, the score is not a number.
     Unscored,
 }
@@ -34,9 +34,28 @@ impl Climb {
     /// What the strategy is told.
     pub(super) fn told(&self) -> Option<f64> {
         match self.end {
-            End::Full(score) | End::Dropped(score) => Some(score),
+            End::Full(score) => Some(score),
+            End::Dropped(expected) => Some(expected.score),
             End::Unscored => None,
         }
+    }
+
+    /// Its score over all tokens, if it has one.
+    pub(super) fn full(&self) -> Option<f64> {
+        match self.end {
+            End::Full(score) => Some(score),
+            End::Dropped(_) | End::Unscored => None,
+        }
+    }
+
+    /// What later races learn from it, with its `features`; nothing if it could not be scored.
+    pub(super) fn raced(self, features: Vec<f64>) -> Option<Raced> {
+        let dropped = match self.end {
+            End::Full(_) => None,
+            End::Dropped(expected) => Some(expected),
+            End::Unscored => return None,
+        };
+        Some(Raced { features, scores: self.scores, dropped })
     }
 
     /// The last part that it was looked at over.
@@ -59,16 +78,22 @@ pub(super) struct Scorer<'a> {
 }
 
 impl Scorer<'_> {
-    /// How far each candidate gets under `rule`, in order; several at once. `best` is shown.
+    /// What is to be expected of each candidate after the first part.
+    pub(super) fn first(&self, all: &[(&Proposal, &[f64])], rule: &Rule) -> Result<Vec<Option<f64>>, PipelineError> {
+        let dropping = rule.from(Some(f64::INFINITY));
+        for_each(all, self.base.plan().workers, |candidate| Ok(self.one(*candidate, dropping)?.told()))
+    }
+
+    /// How far each candidate, with its features, gets, in order; several at once. `best` is shown.
     pub(super) fn climb(
         &self,
-        proposals: &[Proposal],
-        rule: &Rule,
+        wave: &[(&Proposal, &[f64])],
+        dropping: Dropping<'_>,
         best: Option<f64>,
     ) -> Result<Vec<Climb>, PipelineError> {
         let best = Mutex::new(best);
-        for_each(proposals, self.base.plan().workers, |proposal| {
-            let climb = self.one(proposal, rule)?;
+        for_each(wave, self.base.plan().workers, |candidate| {
+            let climb = self.one(*candidate, dropping)?;
             let mut best = best.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if let End::Full(score) = climb.end
                 && best.is_none_or(|best| score > best)
@@ -83,7 +108,7 @@ impl Scorer<'_> {
 
     /// Scores come from the store as far as it has them. What is new is stored at the end, so a candidate's row is there
     /// whole or not at all.
-    fn one(&self, proposal: &Proposal, rule: &Rule) -> Result<Climb, PipelineError> {
+    fn one(&self, (proposal, features): (&Proposal, &[f64]), dropping: Dropping<'_>) -> Result<Climb, PipelineError> {
         let architecture = &proposal.architecture;
         let stored = self.store.get(&self.scoring, &architecture.fingerprint())?;
         let start = Instant::now();
@@ -108,7 +133,7 @@ impl Scorer<'_> {
             if part + 1 == self.names.len() {
                 break End::Full(score);
             }
-            if let Some(expected) = rule.dropped(part, score) {
+            if let Some(expected) = dropping.dropped(features, part, score) {
                 break End::Dropped(expected);
             }
         };

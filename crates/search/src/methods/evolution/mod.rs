@@ -222,8 +222,8 @@ impl Search for Running {
         self.archive.best()
     }
 
-    fn threshold(&self) -> Option<f64> {
+    fn threshold(&self, known: &[f64]) -> Option<f64> {
         let last = self.archive.generation() == self.evolution.generations; // no parents are wanted any more
-        self.archive.nth_best(if last { 1 } else { self.evolution.elites })
+        self.archive.nth_best(if last { 1 } else { self.evolution.elites }, known)
     }
 }
