@@ -90,7 +90,7 @@ fn cuda_without_cuda_is_refused() {
 
     ----- stderr -----
     error: tiny.yaml:2:9: not a valid recipe
-      cause: this taper computes on the CPU only; use `cpu` or `auto`
+      cause: this taper computes on the CPU only; use `cpu` or `auto`, or build it with `--features cuda`
                |
              2 | device: cuda
                |         ^
