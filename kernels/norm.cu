@@ -31,8 +31,8 @@ KERNEL rms_norm(T* y, const T* x, const T* w, int d, float eps) {
     for (int i = threadIdx.x; i < d; i += blockDim.x) store(y + i, load(w + i) * (load(x + i) * s));
 }
 
-// dx = s (w dy - x s^2 mean(w dy x))
-KERNEL rms_norm_backward(T* dx, const T* x, const T* w, const T* dy, int d, float eps) {
+// dx = base + s (w dy - x s^2 mean(w dy x)), base 0 where it is null
+KERNEL rms_norm_backward(T* dx, const T* base, const T* x, const T* w, const T* dy, int d, float eps) {
     __shared__ float shared[WARPS];
     Index row = (Index)blockIdx.x * d;
     x += row, dy += row, dx += row;
@@ -40,7 +40,8 @@ KERNEL rms_norm_backward(T* dx, const T* x, const T* w, const T* dy, int d, floa
     for (int i = threadIdx.x; i < d; i += blockDim.x) along += load(w + i) * load(dy + i) * load(x + i);
     float pull = block_sum(along, shared) / d * s * s;
     for (int i = threadIdx.x; i < d; i += blockDim.x) {
-        store(dx + i, s * (load(w + i) * load(dy + i) - load(x + i) * pull));
+        float before = base ? load(base + row + i) : 0.0f;
+        store(dx + i, before + s * (load(w + i) * load(dy + i) - load(x + i) * pull));
     }
 }
 

@@ -43,8 +43,8 @@ KERNEL row_abs_sums(double* out, const T* w, int columns) {
 }
 
 // Sx, Sxx, Sy, Syy, Sxy, S|xy| of one row a block: row r of x, values [r d, min(n, (r + 1) d)), against row rows[r] of y,
-// or row r where `rows` is null. part [rows, 6].
-KERNEL moments_parts(double* part, const T* x, const T* y, const int* rows, int d, Index n) {
+// or row r where `rows` is null. x is a gradient, f32 whatever T is. part [rows, 6].
+KERNEL moments_parts(double* part, const float* x, const T* y, const int* rows, int d, Index n) {
     __shared__ double shared[WARPS];
     Index row = blockIdx.x, start = row * d, length = min((Index)d, n - start);
     x += start;

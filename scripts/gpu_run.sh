@@ -2,11 +2,14 @@
 # Parity, sanitizer and benchmark on a GPU machine that has neither Rust nor a network.
 #
 #   scripts/gpu_run.sh pack OUT.tar.gz   here: builds and packs (at most 64 MB)
-#   ./gpu_run.sh run [RESULTS]           there, in the unpacked folder: writes RESULTS/{parity,sanitizer}.log, bench.json
+#   ./gpu_run.sh run [RESULTS]           there, in the unpacked folder: writes RESULTS/{parity,sanitizer}.log, bench.json,
+#                                        candidate.json
 #
 # The machine needs NVIDIA's driver and cuBLAS. PTX is packed, so NVRTC is not needed there.
 set -euo pipefail
 
+tiny='{"device": "emulated", "blocks": 2, "d_model": 32, "heads": 4, "d_ff": 48, "vocab": 50, "sequences": 2, "length": 16,
+  "rank": 8, "candidates": 1, "product": 32}'
 limit=$((64 * 1000 * 1000))
 d_heads=5,16,48,64,128 # of the parity cases and the benchmark
 
@@ -28,6 +31,15 @@ for line in sys.stdin:
     if message.get("executable") and message["target"]["name"] == "cuda":
         print(message["executable"])')
     strip -o "$work/taper-gpu/cuda" "$binary"
+    binary=$(cargo build --locked --release -p taper-proxies --features cuda --example score_candidate \
+        --message-format=json |
+        python3 -c 'import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["target"]["name"] == "score_candidate":
+        print(message["executable"])')
+    "$binary" "$tiny" >/dev/null # runs, before it travels
+    strip -o "$work/taper-gpu/score_candidate" "$binary"
     cp scripts/gpu_run.sh "$work/taper-gpu/"
     git rev-parse HEAD >"$work/taper-gpu/commit"
     tar -czf "$out" -C "$work" taper-gpu
@@ -68,6 +80,7 @@ run() {
         printf 'SKIPPED: compute-sanitizer is not installed\n' | tee "$results/sanitizer.log"
     fi
     "$here/cuda" --ignored benchmark --nocapture 2>&1 | grep '^{' | tee "$results/bench.json"
+    "$here/score_candidate" | tee "$results/candidate.json"
 }
 
 case ${1-} in

@@ -26,7 +26,7 @@ fn a_sound_recipe_is_summed_up() {
     exit_code: 0
     ----- stdout -----
     tiny.yaml: sound. tiny from ./model, evolution by gradient-trace, up to 18 trials
-      memory: [total] of [free] free: weights 1.36 MiB, gradients 288.00 KiB, [n] at a time with 2.66 MiB each, activations kept
+      memory: [total] of [free] free: weights 1.36 MiB, gradients 288.00 KiB, [n] at a time with 2.85 MiB each, activations kept
 
     ----- stderr -----
     ");
@@ -90,7 +90,7 @@ fn cuda_without_cuda_is_refused() {
 
     ----- stderr -----
     error: tiny.yaml:2:9: not a valid recipe
-      cause: this taper computes on the CPU only; use `cpu` or `auto`
+      cause: this taper computes on the CPU only; use `cpu` or `auto`, or build it with `--features cuda`
                |
              2 | device: cuda
                |         ^
@@ -177,7 +177,7 @@ fn text_that_is_not_there_is_noted_by_check() {
     exit_code: 0
     ----- stdout -----
     tiny.yaml: sound. tiny from ./model, evolution by gradient-trace, up to 18 trials
-      memory: [total] of [free] free: weights 1.36 MiB, gradients 288.00 KiB, [n] at a time with 2.66 MiB each, activations kept
+      memory: [total] of [free] free: weights 1.36 MiB, gradients 288.00 KiB, [n] at a time with 2.85 MiB each, activations kept
       note: data.text: ./texts.txt is not on this machine
 
     ----- stderr -----

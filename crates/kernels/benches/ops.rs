@@ -7,12 +7,13 @@ use std::hint::black_box;
 
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, measurement::WallTime};
-use taper_kernels::{
-    Gelu, Heads, Moments, Rope, Turn, attention, attention_backward, column_square_sums, column_sums, cross_entropy,
-    from_units, gather_rows, geglu, geglu_backward, gelu, gelu_backward, into_units, layer_norm, layer_norm_backward,
+use taper_kernels::cpu::{
+    Rope, attention, attention_backward, column_square_sums, column_sums, cross_entropy, from_units, gather_rows,
+    geglu, geglu_backward, gelu, gelu_backward, into_units, layer_norm, layer_norm_backward,
     layer_norm_parameter_gradients, rms_norm, rms_norm_backward, rms_norm_weight_gradient, row_abs_sums, scatter_rows,
     square_sum, swiglu, swiglu_backward, token_losses, unit_gradient,
 };
+use taper_kernels::{Gelu, Heads, Moments, Turn};
 
 const D_HEAD: usize = 64;
 const RANK: usize = 64; // of sketches

@@ -21,18 +21,18 @@ mod parts;
 mod rope;
 mod stats;
 
-pub use add::{add, add_bias};
+pub use add::{accumulate, add, add_bias};
 pub use array::{Array, Kind};
 pub use attention::{Attended, Sight, attention, attention_backward};
 #[cfg(feature = "cuda")]
 pub use device::Device;
 pub use embedding::{gather_rows, scatter_rows};
 pub use error::{CudaError, Result};
-pub use gate::{Activation, gate, gate_backward};
-pub use linear::{from_units, into_units, unit_gradient};
-pub use loss::{cross_entropy, token_losses};
+pub use gate::{Activation, activation_backward, gate, gate_backward};
+pub use linear::{add_unit_gradient, from_units, into_units, unit_gradient};
+pub use loss::{HeadGradients, LOGITS, cross_entropy, token_losses};
 pub use machine::{Argument, Command, Launch, Machine, Matrix, Product, Transfer};
 pub use norm::{Norm, layer_norm, layer_norm_backward, norm_weight_gradient, rms_norm, rms_norm_backward};
 pub use rope::Rope;
-pub use stats::{Sums, column_square_sums, column_sums, moments, row_abs_sums};
+pub use stats::{Coming, Sums, column_square_sums, column_sums, moments, row_abs_sums};
 pub use taper_nvrtc::{Module, Storage};

@@ -141,7 +141,8 @@ fn softmax(scores: &mut [f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Heads, attention};
+    use crate::Heads;
+    use crate::cpu::attention;
     use candle_core::{DType, Device};
     use taper_base::rng::{normal, stream};
 

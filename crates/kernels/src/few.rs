@@ -75,7 +75,7 @@ pub(crate) fn from_units(out: &mut [f32], h: &[f32], w: &Weight<'_>, [rows, unit
 mod tests {
     use candle_core::{DType, Device, Tensor};
 
-    use crate::{from_units, into_units};
+    use crate::linear::{from_units, into_units};
     use taper_base::rng::{normal, stream};
 
     fn random(shape: &[usize], name: &str) -> Tensor {

@@ -1,18 +1,20 @@
-//! Forward and backward of every operation the engine is made of, on candle tensors.
+//! Forward and backward of every operation the engine is made of.
 //!
 //! Each operation is a pair of plain functions, not a node of a graph: the engine calls the backward itself, block by
 //! block, and forms only the gradients somebody asked for. candle's `Tensor::backward` would form both operands'
 //! gradients of each product and keep every activation alive.
 //!
-//! All tensors are `f32`, contiguous unless a function says otherwise. Reductions run over fixed pieces in a fixed
-//! order, so results do not depend on the number of threads.
+//! An operation takes and returns [`Tensor`]s, and runs where they lie: by its form in [`cpu`], or by its launcher in
+//! [`cuda`].
 
 mod accumulate;
 mod activation;
 mod attention;
 mod blocked;
+pub mod cpu;
 pub mod cuda;
 mod decode;
+mod dispatch;
 mod embedding;
 mod exp;
 mod few;
@@ -24,27 +26,24 @@ mod loss;
 mod matrix;
 mod moments;
 mod norm;
+mod pending;
 mod rope;
 mod simd;
 mod stats;
+mod tensor;
 
 use candle_core::Device;
 
-pub use accumulate::accumulate;
-pub use activation::{swiglu, swiglu_backward};
-pub use attention::{Attended, Heads, attention, attention_backward};
+pub use attention::Heads;
 pub use blocked::PACKED;
-pub use decode::{KvCache, decode_attention};
-pub use embedding::{gather_rows, scatter_rows};
-pub use gelu::{Gelu, geglu, geglu_backward, gelu, gelu_backward};
+pub use dispatch::*;
+pub use gelu::Gelu;
 pub use host::TILE;
-pub use layer_norm::{layer_norm, layer_norm_backward, layer_norm_parameter_gradients};
-pub use linear::{add_unit_gradient, column_sums, from_units, into_units, unit_gradient};
-pub use loss::{HeadGradients, LOGITS, cross_entropy, token_losses};
+pub use loss::LOGITS;
 pub use moments::Moments;
-pub use norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};
-pub use rope::{Rope, Turn};
-pub use stats::{abs_product_sum, column_square_sums, row_abs_sums, square_sum};
+pub use pending::Pending;
+pub use rope::Turn;
+pub use tensor::Tensor;
 
 /// Why an operation could not run.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +76,15 @@ pub enum KernelError {
         /// The tensor's device.
         device: Device,
     },
+    /// Operands on several devices, or an operation that has no form for the one they lie on.
+    #[error("{op}: operands on several devices, or on one that the operation cannot use")]
+    Places {
+        /// The operation.
+        op: &'static str,
+    },
+    /// What a GPU, or its driver, says.
+    #[error(transparent)]
+    Cuda(#[from] cuda::CudaError),
     /// candle refused.
     #[error("{op}")]
     Tensor {

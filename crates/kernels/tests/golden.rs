@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use taper_kernels::{
-    Gelu, gather_rows, geglu, geglu_backward, gelu, gelu_backward, layer_norm, layer_norm_backward,
+use taper_kernels::Gelu;
+use taper_kernels::cpu::{
+    gather_rows, geglu, geglu_backward, gelu, gelu_backward, layer_norm, layer_norm_backward,
     layer_norm_parameter_gradients, scatter_rows,
 };
 

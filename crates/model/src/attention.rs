@@ -1,12 +1,10 @@
 //! The attention half of a block: `x + O(softmax attention(Q n, K n, V n))`, `n = RMSNorm(x)`.
 
-use candle_core::Tensor;
 use taper_kernels::{
-    Attended, Heads, Result, Rope, Turn, attention, attention_backward, from_units, into_units, rms_norm,
+    Attended, Heads, Result, Rope, Tensor, Turn, attention, attention_backward, from_units, into_units, rms_norm,
     rms_norm_backward,
 };
 
-use crate::error::candle;
 use crate::model::Attention;
 use crate::{Gradient, Parameter, Place, Sink};
 
@@ -115,7 +113,7 @@ impl Attention {
                 let (x, dy) = (split_heads(x, context)?, split_heads(d, context)?); // [tokens * heads, d_head]
                 take(parameter, Gradient::Norm { x: &x, eps: context.eps, dy: &dy })?;
                 let dx = rms_norm_backward(None, &x, weight, context.eps, &dy)?;
-                *d = dx.reshape(d.dims()).map_err(candle("heads"))?;
+                *d = dx.reshape(d.dims())?;
             }
         }
         let matrices = [(P::Q, P::QBias, &self.q, &dq), (P::K, P::KBias, &self.k, &dk), (P::V, P::VBias, &self.v, &dv)];
@@ -134,9 +132,9 @@ impl Attention {
 /// `[tokens, heads * d_head]` as `[tokens * heads, d_head]`.
 fn split_heads(x: &Tensor, context: &Context) -> Result<Tensor> {
     let rows = x.elem_count() / context.d_head;
-    x.reshape((rows, context.d_head)).map_err(candle("heads"))
+    x.reshape(&[rows, context.d_head])
 }
 
 fn per_head(x: &Tensor, context: &Context, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    f(&split_heads(x, context)?)?.reshape(x.dims()).map_err(candle("heads"))
+    f(&split_heads(x, context)?)?.reshape(x.dims())
 }

@@ -3,10 +3,10 @@
 //! A prefix of the units is a view; anything else is copied. So a model sorted once by calibration is cut without a copy
 //! (`ARCHITECTURE.md`).
 
-use candle_core::{Device, Tensor};
 use taper_arch::{AttentionSpec, BlockSpec, MlpSpec, SelectedAttention, SelectedBlock, SubBlock};
+use taper_kernels::{KernelError, Tensor};
 
-use crate::error::{at, candle};
+use crate::error::at;
 use crate::model::{Attention, Block, Mlp, Model};
 use crate::{ModelError, Result};
 
@@ -69,21 +69,21 @@ impl Model {
 /// Why a selection failed, before its place is known.
 enum Fault {
     Reason(String),
-    Tensor(candle_core::Error),
+    Kernel(KernelError),
 }
 
 impl Fault {
     fn at(self, place: String) -> ModelError {
         match self {
             Self::Reason(reason) => ModelError::Selection { place, reason },
-            Self::Tensor(cause) => at(place)(candle("cut")(cause)),
+            Self::Kernel(cause) => at(place)(cause),
         }
     }
 }
 
-impl From<candle_core::Error> for Fault {
-    fn from(cause: candle_core::Error) -> Self {
-        Self::Tensor(cause)
+impl From<KernelError> for Fault {
+    fn from(cause: KernelError) -> Self {
+        Self::Kernel(cause)
     }
 }
 
@@ -137,11 +137,11 @@ fn check(units: &[usize], of: usize) -> std::result::Result<&[usize], Fault> {
 }
 
 /// Rows of `tensor` that belong to `units`, `width` rows each: a view if they are the first ones in order.
-fn pick(tensor: &Tensor, units: &[usize], width: usize) -> candle_core::Result<Tensor> {
+fn pick(tensor: &Tensor, units: &[usize], width: usize) -> taper_kernels::Result<Tensor> {
     if units.iter().enumerate().all(|(at, unit)| at == *unit) {
-        return tensor.narrow(0, 0, units.len() * width);
+        return tensor.rows(0, units.len() * width);
     }
     let rows: Vec<u32> =
         units.iter().flat_map(|unit| (unit * width..(unit + 1) * width).map(|row| row as u32)).collect();
-    tensor.index_select(&Tensor::from_slice(&rows, rows.len(), &Device::Cpu)?, 0)
+    tensor.pick(&rows)
 }

@@ -3,9 +3,10 @@
 //! The logits are those of the full forward pass, up to rounding. A sliding window bounds what is kept. Source of the
 //! cache: arXiv:1911.02150.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Tensor as Host};
 use taper_arch::SubBlock;
-use taper_kernels::{KvCache, Rope, attention, decode_attention, from_units, into_units, rms_norm};
+use taper_kernels::cpu::{self, KvCache, decode_attention};
+use taper_kernels::{KernelError, Rope, Tensor, attention, from_units, into_units, rms_norm};
 
 use crate::attention::{Context, Projected};
 use crate::error::{at, candle};
@@ -46,8 +47,11 @@ impl<'a> Decoder<'a> {
     /// For `sequences` of up to `capacity` tokens each, prompt included.
     ///
     /// # Errors
-    /// [`ModelError::Ids`] if there are none.
+    /// [`ModelError::Ids`] if there are none; if the model does not lie on the CPU, where alone generation runs.
     pub fn new(model: &'a Model, sequences: usize, capacity: usize) -> Result<Self> {
+        if model.embedding.machine().is_some() {
+            return Err(at("generation")(KernelError::Places { op: "decode_attention" }));
+        }
         if sequences == 0 || capacity == 0 {
             return Err(ModelError::Ids { reason: format!("{sequences} sequences of {capacity} tokens are none") });
         }
@@ -79,7 +83,7 @@ impl<'a> Decoder<'a> {
     ///
     /// # Errors
     /// [`ModelError::Ids`] if `ids` are no such rows, more than was said, or several after the first; if an operation fails.
-    pub fn feed(&mut self, ids: &[u32], passed: &mut Passed<'_>) -> Result<Tensor> {
+    pub fn feed(&mut self, ids: &[u32], passed: &mut Passed<'_>) -> Result<Host> {
         let (sequences, length) = (self.sequences, ids.len() / self.sequences);
         let refuse = |reason: String| Err(ModelError::Ids { reason });
         if ids.is_empty() || !ids.len().is_multiple_of(sequences) {
@@ -93,7 +97,7 @@ impl<'a> Decoder<'a> {
             return refuse(format!("{tokens} of each sequence, wanted at most {}", self.capacity));
         }
         let model = self.model;
-        let rope = Rope::at(&self.frequencies, self.tokens..tokens);
+        let rope = Rope::Host(cpu::Rope::at(&self.frequencies, self.tokens..tokens));
         let (d_head, eps) = (model.spec.d_head, model.spec.norm_eps);
         let context = Context { sequences, tokens: length, d_head, eps, rope };
         let mut x = model.embed(ids)?; // [sequences * length, d_model]
@@ -123,10 +127,11 @@ impl Attention {
     /// rows of a sequence may have more than one token.
     fn extend(&self, context: &Context, x: &Tensor, cache: &mut KvCache, first: bool) -> taper_kernels::Result<Tensor> {
         let Projected { q, k, v, .. } = self.project(context, x)?;
-        cache.extend(&k, &v)?;
+        const OP: &str = "decode";
+        cache.extend(k.host(OP)?, v.host(OP)?)?;
         let units = match first {
             true => attention(&q, &k, &v, self.heads(context))?.out,
-            false => decode_attention(&q, cache, &self.kv_of)?,
+            false => decode_attention(q.host(OP)?, cache, &self.kv_of)?.into(),
         };
         from_units(Some(x), &[(&units, &self.o)], self.o_bias.as_ref())
     }
@@ -134,14 +139,15 @@ impl Attention {
 
 impl Model {
     /// Logits of each sequence's last row of the residual stream: `[sequences, vocab]`.
-    fn last_logits(&self, x: &Tensor, sequences: usize) -> Result<Tensor> {
+    fn last_logits(&self, x: &Tensor, sequences: usize) -> Result<Host> {
+        let x = x.host("last token").map_err(at("head"))?;
         let last = || {
             let (rows, d) = x.dims2()?;
             x.reshape((sequences, rows / sequences, d))?.narrow(1, rows / sequences - 1, 1)?.squeeze(1)?.contiguous()
         };
         let last = last().map_err(candle("last token")).map_err(at("head"))?;
-        let hidden = rms_norm(&last, &self.norm, self.spec.norm_eps).map_err(at("final norm"))?;
-        into_units(&hidden, self.head(), None).map_err(at("head"))
+        let hidden = rms_norm(&last.into(), &self.norm, self.spec.norm_eps).map_err(at("final norm"))?;
+        into_units(&hidden, self.head(), None).and_then(|logits| logits.to_host()).map_err(at("head"))
     }
 }
 
@@ -152,7 +158,7 @@ impl Model {
 ///
 /// # Errors
 /// If `logits` is no matrix.
-pub fn greedy(logits: &Tensor) -> Result<Vec<u32>> {
+pub fn greedy(logits: &Host) -> Result<Vec<u32>> {
     let best = logits.argmax(D::Minus1).and_then(|best| best.to_vec1());
     best.map_err(candle("argmax")).map_err(at("greedy"))
 }

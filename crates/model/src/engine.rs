@@ -5,9 +5,10 @@
 //! and, recomputing, the inside of one sub-block; a third more work. Frozen weights: no gradient is formed unless the
 //! [`Sink`] forms it.
 
-use candle_core::Tensor;
 use taper_arch::SubBlock;
-use taper_kernels::{Rope, cross_entropy, gather_rows, into_units, rms_norm, rms_norm_backward, token_losses};
+use taper_kernels::{
+    Pending, Rope, Tensor, cross_entropy, gather_rows, into_units, rms_norm, rms_norm_backward, token_losses,
+};
 
 use crate::attention::{AttentionTape, Context};
 use crate::error::at;
@@ -64,8 +65,8 @@ pub enum Recompute {
 }
 
 enum Tape {
-    Attention(AttentionTape),
-    Mlp(MlpTape),
+    Attention(Box<AttentionTape>),
+    Mlp(Box<MlpTape>),
 }
 
 /// One sub-block gone through.
@@ -90,14 +91,16 @@ fn place(block: usize, half: SubBlock) -> String {
 pub type Observer<'a> = dyn FnMut(usize, SubBlock, &Tensor) -> taper_kernels::Result<()> + 'a;
 
 impl Model {
-    fn context(&self, batch: Batch<'_>) -> Context {
-        Context {
+    fn context(&self, batch: Batch<'_>) -> Result<Context> {
+        let frequencies = rope_frequencies(&self.spec);
+        let rope = Rope::new(self.embedding.machine(), &frequencies, batch.length).map_err(at("rope"))?;
+        Ok(Context {
             sequences: batch.sequences(),
             tokens: batch.length,
             d_head: self.spec.d_head,
             eps: self.spec.norm_eps,
-            rope: Rope::new(&rope_frequencies(&self.spec), batch.length),
-        }
+            rope,
+        })
     }
 
     /// Rows of the embedding: `[tokens, d_model]`.
@@ -119,14 +122,14 @@ impl Model {
             if let Some(attention) = &block.attention {
                 let wrap = || at(place(index, SubBlock::Attention));
                 let (y, tape) = attention.forward(context, &x).map_err(wrap())?;
-                let tape = Some(Tape::Attention(tape));
+                let tape = Some(Tape::Attention(Box::new(tape)));
                 each(Step { block: index, half: SubBlock::Attention, input: x, tape }).map_err(wrap())?;
                 x = y;
             }
             if let Some(mlp) = &block.mlp {
                 let wrap = || at(place(index, SubBlock::Mlp));
                 let (y, tape) = mlp.forward(context, &x).map_err(wrap())?;
-                let tape = Some(Tape::Mlp(tape));
+                let tape = Some(Tape::Mlp(Box::new(tape)));
                 each(Step { block: index, half: SubBlock::Mlp, input: x, tape }).map_err(wrap())?;
                 x = y;
             }
@@ -136,20 +139,20 @@ impl Model {
 
     /// The residual stream after the final norm.
     fn hidden(&self, batch: Batch<'_>, each: &mut dyn FnMut(Step) -> taper_kernels::Result<()>) -> Result<Tensor> {
-        let x = self.run(&self.context(batch), self.embed(batch.ids)?, each)?;
+        let x = self.run(&self.context(batch)?, self.embed(batch.ids)?, each)?;
         rms_norm(&x, &self.norm, self.spec.norm_eps).map_err(at("final norm"))
     }
 
-    /// Logits of every token.
+    /// Logits of every token, on the CPU.
     ///
     /// # Shapes
     /// `[sequences * length, vocab]`.
     ///
     /// # Errors
     /// If an id is outside the vocabulary, or an operation fails.
-    pub fn logits(&self, batch: Batch<'_>) -> Result<Tensor> {
+    pub fn logits(&self, batch: Batch<'_>) -> Result<candle_core::Tensor> {
         let hidden = self.hidden(batch, &mut |_| Ok(()))?;
-        into_units(&hidden, self.head(), None).map_err(at("head"))
+        into_units(&hidden, self.head(), None).and_then(|logits| logits.to_host()).map_err(at("head"))
     }
 
     /// Loss of the next token in nats, of each token but the last of a sequence.
@@ -174,7 +177,7 @@ impl Model {
             None => Ok(()),
         })?;
         let (targets, counts) = batch.targets();
-        let losses = token_losses(&hidden, self.head(), &targets).map_err(at("head"))?;
+        let losses = token_losses(&hidden, self.head(), &targets).and_then(Pending::wait).map_err(at("head"))?;
         Ok(losses.into_iter().zip(counts).filter_map(|(loss, counts)| counts.then_some(loss)).collect())
     }
 
@@ -189,7 +192,7 @@ impl Model {
         recompute: Recompute,
         sink: &mut dyn Sink,
     ) -> Result<Vec<f32>> {
-        let context = self.context(batch);
+        let context = self.context(batch)?;
         let mut steps = Vec::with_capacity(2 * self.blocks.len());
         let x = self.run(&context, self.embed(batch.ids)?, &mut |mut step| {
             step.tape = step.tape.filter(|_| recompute == Recompute::Nothing);
@@ -203,7 +206,8 @@ impl Model {
         }
         let rows = Gradient::Rows { ids: batch.ids, dy: &g, vocab: self.spec.vocab };
         sink.take(Place::global(Parameter::Embedding), rows).map_err(at("embedding"))?;
-        Ok(losses)
+        let losses = losses.wait().map_err(at("head"))?; // a machine is not waited for before
+        Ok(losses.into_iter().zip(batch.targets().1).filter_map(|(loss, counts)| counts.then_some(loss)).collect())
     }
 
     /// Losses, and the gradient of the residual stream `x` before the final norm.
@@ -213,7 +217,7 @@ impl Model {
         x: &Tensor,
         weight: f32,
         sink: &mut dyn Sink,
-    ) -> Result<(Vec<f32>, Tensor)> {
+    ) -> Result<(Pending<Vec<f32>>, Tensor)> {
         let eps = self.spec.norm_eps;
         let hidden = rms_norm(x, &self.norm, eps).map_err(at("final norm"))?;
         let (targets, counts) = batch.targets();
@@ -223,11 +227,11 @@ impl Model {
             let gradient = Gradient::Matrix { units: slopes, other: input, weight: head };
             sink.take(Place::global(Parameter::Head), gradient)
         };
-        let (losses, dy) = cross_entropy(&hidden, head, &targets, &weights, Some(&mut take)).map_err(at("head"))?;
+        let (losses, dy) = cross_entropy(&hidden, head, &targets, &weights, &mut take).map_err(at("head"))?;
         let gradient = Gradient::Norm { x, eps, dy: &dy };
         sink.take(Place::global(Parameter::FinalNorm), gradient).map_err(at("final norm"))?;
         let g = rms_norm_backward(None, x, &self.norm, eps, &dy).map_err(at("final norm"))?;
-        Ok((losses.into_iter().zip(counts).filter_map(|(loss, counts)| counts.then_some(loss)).collect(), g))
+        Ok((losses, g))
     }
 
     fn step_backward(
@@ -240,8 +244,8 @@ impl Model {
         let Step { block: index, half, input, tape } = step;
         let (block, at) = (&self.blocks[index], (index, &input));
         match (half, tape, &block.attention, &block.mlp) {
-            (_, Some(Tape::Attention(tape)), Some(attention), _) => attention.backward(context, at, tape, g, sink),
-            (_, Some(Tape::Mlp(tape)), _, Some(mlp)) => mlp.backward(context, at, tape, g, sink),
+            (_, Some(Tape::Attention(tape)), Some(attention), _) => attention.backward(context, at, *tape, g, sink),
+            (_, Some(Tape::Mlp(tape)), _, Some(mlp)) => mlp.backward(context, at, *tape, g, sink),
             (SubBlock::Attention, None, Some(attention), _) => {
                 attention.backward(context, at, attention.tape(context, &input)?, g, sink)
             }

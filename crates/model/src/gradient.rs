@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
 use taper_kernels::{
-    Result, accumulate, add_unit_gradient, column_sums, rms_norm_weight_gradient, scatter_rows, unit_gradient,
+    Result, Tensor, accumulate, add_unit_gradient, column_sums, rms_norm_weight_gradient, scatter_rows, unit_gradient,
 };
 
 use crate::{Parameter, Place};

@@ -13,6 +13,7 @@ mod gradient;
 mod header;
 mod importance;
 mod load;
+mod machine;
 mod memory;
 mod mlp;
 mod model;

@@ -1,9 +1,10 @@
 //! Weights from a checkpoint into memory: matrices in the type they are stored in, units as rows; norms and biases as f32.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor as Host};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use taper_arch::{AttentionSpec, ModelSpec};
+use taper_kernels::Tensor;
 
 use crate::checkpoint::Stored;
 use crate::error::{at, candle};
@@ -30,8 +31,12 @@ impl Model {
         Self::assemble(checkpoint.spec().clone(), &take)
     }
 
-    /// A model of `spec` from its parameters, matrices of sub-blocks with units as rows.
-    pub(crate) fn assemble(spec: ModelSpec, take: &dyn Fn(Place) -> Result<Tensor>) -> Result<Self> {
+    /// A model of `spec` from its parameters, wherever they lie: shapes are those of [`parameters`], but all matrices of
+    /// sub-blocks have units as rows. They are not looked at: a wrong one is refused by the first pass.
+    ///
+    /// # Errors
+    /// What `take` returns.
+    pub fn assemble(spec: ModelSpec, take: &dyn Fn(Place) -> Result<Tensor>) -> Result<Self> {
         let mut blocks = Vec::with_capacity(spec.blocks.len());
         for (index, block) in spec.blocks.iter().enumerate() {
             let take = |parameter| take(Place::of(index, parameter));
@@ -104,7 +109,7 @@ fn read(checkpoint: &Checkpoint, place: Place) -> Result<Tensor> {
         [_, _] => Ok(tensor),
         _ => tensor.to_dtype(DType::F32), // norms and biases
     };
-    tensor.map_err(candle("load")).map_err(at(place.to_string()))
+    Ok(tensor.map_err(candle("load")).map_err(at(place.to_string()))?.into())
 }
 
 /// In the type it is stored in.
@@ -113,11 +118,11 @@ fn tensor<T: candle_core::WithDType>(
     stored: &Stored<'_>,
     widen: impl Fn(T) -> f32,
     not_finite: &dyn Fn(usize, f32) -> ModelError,
-) -> Result<Tensor> {
+) -> Result<Host> {
     if let Some(index) = values.iter().position(|value| !widen(*value).is_finite()) {
         return Err(not_finite(index, widen(values[index])));
     }
-    Tensor::from_vec(values, stored.shape, &Device::Cpu)
+    Host::from_vec(values, stored.shape, &Device::Cpu)
         .map_err(candle("load"))
         .map_err(at(stored.path.display().to_string()))
 }

@@ -1,18 +1,20 @@
 //! What a pass takes, known before it is run.
 //!
-//! All in values of f32 a token, `d` = d_model, `q` and `kv` = width of all query and all KV heads, `f` = d_ff:
+//! All in values a token (of f32 on the CPU, of the model's type on a machine), `d` = d_model, `q` and `kv` = width of all query and all KV heads, `f` = d_ff:
 //!
 //! - residual streams kept for the backward pass: `2 · blocks · d`, one a sub-block;
 //! - insides of an attention, kept or computed again: `d + 2q + 2kv` (`+ q + kv` if q and k are normed); of an MLP: `d + 3f`;
 //! - working set on top, at its widest: attention forward `q + 2d`, backward `3q + 4kv + 2d`; MLP forward `2d`, backward
 //!   `2f + 2d`;
 //! - the head works on a piece of the logits, of [`LOGITS`] values at most, and on `d`, backward `3d`;
-//! - weights of 16 bits: a tile of at most [`TILE`] values, widened;
-//! - products: at most [`PACKED`] values of a weight, packed.
+//! - weights of 16 bits, on the CPU: a tile of at most [`TILE`] values, widened;
+//! - products, on the CPU: at most [`PACKED`] values of a weight, packed.
 //!
-//! Memory is linear in tokens but for the last three. Not counted: up to `128 · length` values of scores a thread.
+//! Memory is linear in tokens but for the last three. Not counted: up to `128 · length` values of scores a thread on the
+//! CPU, and tables of a few numbers a token on a machine.
 
 use taper_arch::{BlockSpec, ModelSpec};
+use taper_kernels::cuda::{self, Storage};
 use taper_kernels::{LOGITS, PACKED, TILE};
 
 use crate::Recompute;
@@ -39,9 +41,18 @@ pub struct PassMemory {
 }
 
 impl PassMemory {
-    /// Of `spec` over `tokens` tokens at once.
+    /// Of `spec` over `tokens` tokens at once, on the CPU.
     pub fn of(spec: &ModelSpec, tokens: usize) -> Self {
-        let bytes = |values: usize| 4 * (values as u64) * tokens as u64;
+        Self::with(spec, tokens, (Storage::F32, LOGITS))
+    }
+
+    /// Of `spec` over `tokens` tokens at once, on a machine where values are of `storage`.
+    pub fn on_machine(spec: &ModelSpec, tokens: usize, storage: Storage) -> Self {
+        Self { tile: 0, ..Self::with(spec, tokens, (storage, cuda::LOGITS)) }
+    }
+
+    fn with(spec: &ModelSpec, tokens: usize, (storage, logits): (Storage, usize)) -> Self {
+        let bytes = |values: usize| (storage.bytes() * values) as u64 * tokens as u64;
         let halves: Vec<Half> = spec.blocks.iter().flat_map(|block| halves(spec, block)).collect();
         let most = |f: fn(&Half) -> usize| bytes(halves.iter().map(f).max().unwrap_or(0));
         let wide = spec.blocks.iter().map(|block| {
@@ -49,7 +60,7 @@ impl PassMemory {
             heads.max(block.mlp.map_or(0, |m| m.d_ff))
         });
         let largest = spec.d_model * wide.max().unwrap_or(0).max(spec.vocab);
-        let logits = (LOGITS / spec.vocab.max(1)).max(1).min(tokens) * spec.vocab;
+        let logits = (logits / spec.vocab.max(1)).max(1).min(tokens) * spec.vocab;
         Self {
             streams: bytes(spec.d_model * halves.len()),
             insides: halves.iter().map(|half| bytes(half.insides)).sum(),

@@ -1,7 +1,6 @@
 //! The MLP half of a block: `x + D(silu(G n) · U n)`, `n = RMSNorm(x)`.
 
-use candle_core::Tensor;
-use taper_kernels::{Result, from_units, into_units, rms_norm, rms_norm_backward, swiglu, swiglu_backward};
+use taper_kernels::{Result, Tensor, from_units, into_units, rms_norm, rms_norm_backward, swiglu, swiglu_backward};
 
 use crate::attention::Context;
 use crate::model::Mlp;

@@ -1,7 +1,7 @@
 //! A model in memory: weights as the engine wants them, units as rows.
 
-use candle_core::Tensor;
 use taper_arch::{ModelSpec, RopeScaling};
+use taper_kernels::Tensor;
 
 /// Weights of a decoder-only transformer on one device. Cloning is cheap: tensors are shared.
 ///

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Tensor as Host};
 use half::{bf16, f16};
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use taper_arch::{SelectedAttention, Selection, SubBlock};
 use taper_base::files;
+use taper_kernels::Tensor;
 
 use crate::error::{at, candle};
 use crate::model::Model;
@@ -114,7 +115,7 @@ fn write_shard(path: &Path, tensors: BTreeMap<String, Entry>) -> Result<()> {
 
 /// One tensor; its bytes are made when they are written.
 struct Entry {
-    tensor: Tensor,
+    tensor: Host,
     stored: StoredType,
 }
 
@@ -151,6 +152,7 @@ impl View for Entry {
 fn entries(model: &Model, dir: &Path, stored: StoredType) -> Result<Vec<(Place, Entry)>> {
     let mut entries = Vec::new();
     for (place, tensor) in model.tensors() {
+        let tensor = tensor.to_host().map_err(at(place.to_string()))?;
         let tensor = if place.parameter.transposed() { tensor.t() } else { Ok(tensor) };
         let tensor = tensor.map_err(candle("save")).map_err(at(place.to_string()))?;
         let entry = Entry { tensor, stored };

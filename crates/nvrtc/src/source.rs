@@ -32,6 +32,11 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// What holds values that take so many bytes elsewhere: f32, or bf16 if they take less.
+    pub fn of_bytes(bytes: usize) -> Self {
+        if bytes < Self::F32.bytes() { Self::Bf16 } else { Self::F32 }
+    }
+
     /// Bytes of one value.
     pub fn bytes(self) -> usize {
         match self {

@@ -120,10 +120,23 @@ pub fn doctor() -> Vec<Finding> {
         Finding { what: "threads", found: threads },
         Finding { what: "vectors", found: vectors() },
         Finding { what: "memory", found: memory },
-        Finding { what: "cuda", found: "not in this build".to_owned() },
+        Finding { what: "cuda", found: cuda() },
         Finding { what: "hub cache", found: hub.cache.display().to_string() },
         Finding { what: "hub", found: format!("{token}{mode}") },
     ]
+}
+
+/// The first GPU, or why there is none.
+fn cuda() -> String {
+    if !cfg!(feature = "cuda") {
+        return "not in this build".to_owned();
+    }
+    match crate::device::open(crate::recipe::Device::Cuda) {
+        Ok(Some(gpu)) => format!("{}, {} free", gpu.name, Bytes(gpu.free)),
+        Ok(None) => "none".to_owned(),
+        Err(PipelineError::Device { cause }) => cause.to_string(),
+        Err(other) => other.to_string(),
+    }
 }
 
 /// The vector instructions that the CPU has and the matrix products use.

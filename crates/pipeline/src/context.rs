@@ -12,6 +12,7 @@ use taper_model::{Calibration, Checkpoint, Model};
 use taper_proxies::{Needs, Projection, ProxyError};
 use taper_search::{Importance, Problem};
 
+use crate::device::Gpu;
 use crate::run_dir::RunDir;
 use crate::stages::measure;
 use crate::{Console, PipelineError, Recipe};
@@ -33,6 +34,8 @@ pub(crate) struct Context<'a> {
     /// Of all documents.
     pub(crate) text: Fingerprint,
     pub(crate) range: BudgetRange,
+    /// Where to compute; none is the CPU.
+    pub(crate) gpu: Option<Gpu>,
     weights: RefCell<Option<Weights>>,
     tokenizer: OnceCell<TextTokenizer>,
 }
@@ -49,6 +52,7 @@ impl<'a> Context<'a> {
         local: LocalModel,
         (checkpoint, spec): (Checkpoint, ModelSpec),
         fingerprint: Fingerprint,
+        gpu: Option<Gpu>,
     ) -> Result<Self, PipelineError> {
         let range = range(recipe, &spec)?;
         let documents = documents(&recipe.data.text, console)?;
@@ -65,6 +69,7 @@ impl<'a> Context<'a> {
             documents,
             text,
             range,
+            gpu,
             weights,
             tokenizer,
         })
@@ -93,6 +98,11 @@ impl<'a> Context<'a> {
         };
         *weights = Some(Weights::Sorted(model.clone()));
         Ok(model)
+    }
+
+    /// `model` where it is computed with: on the GPU, if there is one to be used.
+    pub(crate) fn placed(&self, model: &Model) -> Result<Model, PipelineError> {
+        self.gpu.as_ref().map_or_else(|| Ok(model.clone()), |gpu| gpu.hold(model))
     }
 
     pub(crate) fn tokenizer(&self) -> Result<&TextTokenizer, PipelineError> {

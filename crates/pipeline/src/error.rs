@@ -8,6 +8,7 @@ use taper_base::registry::MethodError;
 use taper_data::DataError;
 use taper_eval::EvalError;
 use taper_hub::HubError;
+use taper_kernels::cuda::CudaError;
 use taper_model::ModelError;
 use taper_proxies::ProxyError;
 use taper_search::SearchError;
@@ -28,6 +29,13 @@ pub enum PipelineError {
     /// The trial store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The device that the recipe asks for.
+    #[error("device: cuda")]
+    Device {
+        /// What is missing.
+        #[source]
+        cause: CudaError,
+    },
     /// Fetching or exporting.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -132,6 +140,7 @@ impl PipelineError {
             Self::Arch(ArchError::Infeasible { .. }) => {
                 Some("set `budget.params` between these limits, or let `space` take away more")
             }
+            Self::Device { .. } => Some("`device: cpu` runs without a GPU; `auto` takes one if there is one"),
             Self::Hub(HubError::NoFolder { .. }) => in_recipe.then_some(PATHS),
             Self::Data(DataError::Read { cause, .. }) => {
                 (in_recipe && cause.kind() == std::io::ErrorKind::NotFound).then_some(PATHS)

@@ -8,6 +8,7 @@ mod about;
 mod bench;
 mod console;
 mod context;
+mod device;
 mod error;
 mod logits;
 mod machine;

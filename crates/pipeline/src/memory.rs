@@ -5,9 +5,11 @@ use std::fmt;
 use serde::Serialize;
 use taper_arch::ModelSpec;
 use taper_base::Bytes;
-use taper_model::{Recompute, parameter_count};
+use taper_kernels::cuda::Storage;
+use taper_model::Recompute;
 use taper_proxies::{Load, Plan};
 
+use crate::device::{self, Gpu};
 use crate::machine;
 use crate::{PipelineError, Recipe};
 
@@ -28,17 +30,24 @@ pub struct MemoryNeed {
     pub recompute: bool,
     /// Free on this machine now.
     pub free: u64,
+    /// Whether all this is the memory of a GPU.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gpu: bool,
 }
 
 impl MemoryNeed {
-    /// Of `recipe` for a model of `spec`, on this machine.
-    pub(crate) fn of(recipe: &Recipe, spec: &ModelSpec) -> Result<Self, PipelineError> {
+    /// Of `recipe` for a model of `spec`, on this machine, or its `gpu`.
+    pub(crate) fn of(recipe: &Recipe, spec: &ModelSpec, gpu: Option<&Gpu>) -> Result<Self, PipelineError> {
         let proxy = taper_proxies::build(&recipe.search.proxy.name, &recipe.search.proxy.params)?;
         let parts = crate::stages::search::parts(recipe)?;
         let load = Load::new(proxy.needs(), [recipe.data.sequences, recipe.data.length], parts.len());
         let threads = recipe.search.threads.unwrap_or_else(rayon::current_num_threads);
-        let weights = parameter_count(spec) * spec.dtype_bytes as u64;
-        let memory = machine::memory_to_use().saturating_sub(weights / 2); // not loaded yet
+        let weights = device::weights(spec);
+        let memory = match gpu {
+            None => machine::memory_to_use().saturating_sub(weights / 2), // not loaded yet
+            Some(gpu) => gpu.memory_to_use(spec),
+        };
+        let load = gpu.map_or(load, |_| load.on_machine(Storage::of_bytes(spec.dtype_bytes)));
         let plan = Plan::new(spec, load, memory, threads);
         Ok(Self {
             total: weights + plan.base_bytes + plan.workers as u64 * plan.bytes_each,
@@ -47,7 +56,8 @@ impl MemoryNeed {
             each: plan.bytes_each,
             workers: plan.workers,
             recompute: plan.recompute == Recompute::Insides,
-            free: machine::available_bytes(),
+            free: gpu.map_or_else(machine::available_bytes, |gpu| gpu.free),
+            gpu: gpu.is_some(),
         })
     }
 
@@ -64,7 +74,8 @@ impl fmt::Display for MemoryNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { weights, base, each, workers, recompute, free, .. } = *self;
         let activations = if recompute { "computed again" } else { "kept" };
-        write!(f, "{} of {} free: ", Bytes(self.total), Bytes(free))?;
+        let on = if self.gpu { " on the GPU" } else { "" };
+        write!(f, "{} of {} free{on}: ", Bytes(self.total), Bytes(free))?;
         write!(f, "weights {}, gradients {}, ", Bytes(weights), Bytes(base))?;
         write!(f, "{workers} at a time with {} each, activations {activations}", Bytes(each))
     }

@@ -8,6 +8,7 @@ use taper_data::{DataError, TextSource};
 use taper_model::Checkpoint;
 
 use crate::context::Context;
+use crate::device;
 use crate::memory::MemoryNeed;
 use crate::run_dir::RunDir;
 use crate::stages::evaluate::{Evaluation, evaluate};
@@ -52,7 +53,12 @@ pub struct Checked {
 /// If it cannot.
 pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     recipe.model.check()?;
-    let mut memory = None;
+    let (mut memory, mut gpu, mut no_gpu) = (None, None, None);
+    match device::open(recipe.device) {
+        Ok(open) => gpu = open,
+        Err(PipelineError::Device { cause }) => no_gpu = Some(format!("device: {cause}")),
+        Err(other) => return Err(other),
+    }
     if let Some(folder) = recipe.model.folder() {
         let checkpoint = Checkpoint::open(&folder)?;
         if recipe.budget.latency.is_some() {
@@ -60,11 +66,12 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
         } else {
             crate::context::range(recipe, checkpoint.spec())?;
         }
-        memory = Some(MemoryNeed::of(recipe, checkpoint.spec())?);
+        memory = Some(MemoryNeed::of(recipe, checkpoint.spec(), gpu.as_ref())?);
     }
     let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
     let trials = strategy.trials();
     let mut notes: Vec<String> = memory.and_then(|memory| memory.note()).into_iter().collect();
+    notes.extend(no_gpu);
     if recipe.budget.latency.is_some() {
         notes.push("budget.latency: what fits is known once times are measured".to_owned());
     }
@@ -91,7 +98,8 @@ pub fn run(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRep
 
 fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunReport, PipelineError> {
     let dir = RunDir::open(&recipe.runs, &recipe.name)?;
-    let (local, checkpoint, fingerprint) = load(recipe, &dir, console)?;
+    let gpu = device::open(recipe.device)?; // before anything takes long
+    let (local, checkpoint, fingerprint) = load(recipe, &dir, console, gpu.as_ref())?;
     let mut report = RunReport {
         name: recipe.name.clone(),
         folder: dir.root().to_owned(),
@@ -107,7 +115,7 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
         recipe.data.text.files()?;
     }
     let spec = measure(recipe, &dir, &watch, (&checkpoint, &fingerprint))?;
-    let context = Context::new((recipe, &dir, &watch), local, (checkpoint, spec), fingerprint)?;
+    let context = Context::new((recipe, &dir, &watch), local, (checkpoint, spec), fingerprint, gpu)?;
     if last >= Stage::Calibrate {
         let calibration = calibrate(&context)?;
         if last >= Stage::Search {

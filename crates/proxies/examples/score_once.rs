@@ -3,10 +3,6 @@
 //!
 //! Argument: a [`Setting`] as JSON. Lines: `{"score": {"candidates": 1}}`, `"gradients"`, `{"product": {…}}`. Answers: a
 //! [`Done`] as JSON each. `RAYON_NUM_THREADS` sets the threads.
-//!
-//! FLOPs are those of the method, whatever the engine does: an add and a multiply for each weight and token, forward and for
-//! the input's gradient; attention's causal pairs alone, 2 products forward and 5 backward (arXiv:2205.14135); sketches
-//! or weight gradients. Activations computed again, norms and softmax do not count.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -15,11 +11,14 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use taper_arch::{BlockSpec, ModelSpec, SelectedAttention, SelectedBlock};
+use taper_arch::SelectedBlock;
 use taper_kernels::{into_units, square_sum};
-use taper_model::{Batch, Checkpoint, Gradients, Model, Parameter, Recompute, parameters};
+use taper_model::{Batch, Checkpoint, Gradients, Model, Recompute};
 use taper_proxies::methods::gradient_trace::GradientTrace;
 use taper_proxies::{Base, Needs, Projection, Proxy, Settings};
+
+mod shared;
+use shared::{first_units, flops};
 
 /// What all orders share.
 #[derive(Deserialize)]
@@ -97,16 +96,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn first_units(block: &BlockSpec, ratio: f64) -> SelectedBlock {
-    let first = |units: usize| (0..((units as f64 * ratio).round() as usize).max(1)).collect::<Vec<_>>();
-    let attention = block.attention.map(|attention| {
-        let heads = first(attention.n_heads);
-        let groups = heads.len().div_ceil(attention.heads_per_group());
-        SelectedAttention { heads, groups: (0..groups).collect() }
-    });
-    SelectedBlock { attention, mlp: block.mlp.map(|mlp| first(mlp.d_ff)) }
-}
-
 fn score(
     base: &Base<'_>,
     kept: &[SelectedBlock],
@@ -131,41 +120,17 @@ fn gradients(model: &Model, ids: &[u32], length: usize) -> Result<Done, Box<dyn 
     let losses = model.backward(batch, weight, Recompute::Nothing, &mut sink)?;
     let seconds = start.elapsed().as_secs_f64();
     let loss = losses.iter().map(|loss| f64::from(*loss)).sum::<f64>() / losses.len() as f64;
-    let squares = sink.by_place.values().map(square_sum).sum::<Result<f64, _>>()?;
+    let squares = sink.by_place.values().map(|gradient| square_sum(gradient)?.wait()).sum::<Result<f64, _>>()?;
     let [flops, attention_flops] = flops(model.spec(), ids.len(), length, None);
     Ok(Done { seconds, flops, attention_flops, loss: Some(loss), value: Some(squares.sqrt()) })
 }
 
 fn product(tokens: usize, d_in: usize, d_out: usize) -> Result<Done, Box<dyn Error>> {
-    let random = |shape| Tensor::randn(0.0_f32, 1.0, shape, &Device::Cpu);
+    let random = |shape| Tensor::randn(0.0_f32, 1.0, shape, &Device::Cpu).map(taper_kernels::Tensor::from);
     let (x, w) = (random((tokens, d_in))?, random((d_out, d_in))?);
     let start = Instant::now();
     into_units(&x, &w, None)?;
     let seconds = start.elapsed().as_secs_f64();
     let flops = 2.0 * tokens as f64 * d_in as f64 * d_out as f64;
     Ok(Done { seconds, flops, attention_flops: 0.0, loss: None, value: None })
-}
-
-/// All FLOPs of a forward and backward pass, and those of attention's own products; with sketches of a `rank`, or all
-/// weight gradients.
-fn flops(spec: &ModelSpec, tokens: usize, length: usize, rank: Option<usize>) -> [f64; 2] {
-    let (t, d, head) = (tokens as f64, spec.d_model as f64, (spec.vocab * spec.d_model) as f64);
-    let (mut weights, mut units, mut inputs) = (0.0, 0.0, 0.0);
-    for (place, shape) in parameters(spec).iter().filter(|(place, _)| place.parameter.traced().is_some()) {
-        let size: usize = shape.iter().product();
-        weights += size as f64;
-        units += size as f64 / d;
-        // one projection serves q, k and v, another gate and up (`sketch.rs`)
-        inputs += if matches!(place.parameter, Parameter::K | Parameter::V | Parameter::Up) { 0.0 } else { 1.0 };
-    }
-    let products = 2.0 * 2.0 * t * (weights + head);
-    let gradients = match rank {
-        Some(rank) => 2.0 * t * rank as f64 * (units + inputs * d),
-        None => 2.0 * t * (weights + head),
-    };
-    let pairs = |window: Option<usize>| (0..length).map(|t| (t + 1).min(window.unwrap_or(length))).sum::<usize>();
-    let attention = spec.blocks.iter().filter_map(|block| block.attention);
-    let scores = attention.map(|a| (a.n_heads * spec.d_head * pairs(a.window)) as f64).sum::<f64>();
-    let attention = 7.0 * 2.0 * scores * (t / length as f64);
-    [products + gradients + attention, attention]
 }

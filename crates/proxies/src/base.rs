@@ -62,12 +62,13 @@ impl<'a> Base<'a> {
             Some(Projection::Rank(rank)) if rank == 0 || rank > spec.d_model => {
                 return Err(ProxyError::Rank { rank, most: spec.d_model });
             }
-            Some(Projection::Rank(rank)) => Some(Sketch::new(settings.seed, spec.blocks.len(), spec.d_model, rank)),
+            Some(Projection::Rank(rank)) => Some(Sketch::of(model, settings.seed, rank)),
             _ => None,
         };
         let wrap = |cause| ModelError::Compute { place: "sketch".to_owned(), cause: Box::new(cause) };
         let sketch = sketch.transpose().map_err(wrap)?;
         let traces = (0..parts.count()).map(|_| BaseTrace::default()).collect();
+        let load = model.machine().map_or(load, |_| load.on_machine(model.storage()));
         let plan = Plan::new(spec, load, settings.memory, rayon::current_num_threads());
         let mut base = Self { model, parts, needs, sketch, traces, loss: None, plan };
         if needs.trace.is_some() {

@@ -2,7 +2,7 @@
 
 use taper_arch::SelectedBlock;
 use taper_base::Fingerprint;
-use taper_model::{Model, parameter_count};
+use taper_model::{Model, ModelError, parameter_count};
 
 use crate::base::Base;
 use crate::trace::TraceSink;
@@ -51,7 +51,8 @@ impl<'b> Pass<'b> {
             }
             self.seen += 1;
             if let Some(sink) = &mut self.sink {
-                seen = sink.take_seen();
+                let wrap = |cause| ModelError::Compute { place: "gradients".to_owned(), cause: Box::new(cause) };
+                seen = sink.take_seen().map_err(wrap)?;
             }
         }
         let scored = base.parts.scored(part);

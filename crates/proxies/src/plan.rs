@@ -1,6 +1,7 @@
 //! How candidates are looked at in the memory there is: decided before the first pass, and without any effect on a score.
 
 use taper_arch::ModelSpec;
+use taper_kernels::cuda::Storage;
 use taper_model::{PassMemory, Recompute, parameters};
 
 use crate::parts::TOKENS;
@@ -19,13 +20,21 @@ pub struct Load {
     pub parts: usize,
     /// Whether gradients wait for another pass: of the next piece of the batch, or over the next part of it.
     pub waits: bool,
+    /// The type of values on the machine that candidates are looked at on; none is the CPU.
+    pub machine: Option<Storage>,
 }
 
 impl Load {
+    /// The same on a machine whose values are of `storage`.
+    #[must_use]
+    pub fn on_machine(self, storage: Storage) -> Self {
+        Self { machine: Some(storage), ..self }
+    }
+
     /// Of a batch of `[sequences, length]` tokens in so many parts; candidates keep the first units.
     pub fn new(needs: Needs, [sequences, length]: [usize; 2], parts: usize) -> Self {
         let tokens = ((TOKENS / length.max(1)).max(1) * length).min(sequences * length);
-        Self { needs, tokens, copies: false, parts, waits: parts > 1 || tokens < sequences * length }
+        Self { needs, tokens, copies: false, parts, waits: parts > 1 || tokens < sequences * length, machine: None }
     }
 }
 
@@ -43,14 +52,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For candidates of `spec` in `memory` bytes on `threads` threads.
+    /// For candidates of `spec` in `memory` bytes on `threads` threads. A machine takes one candidate after the other, and
+    /// the memory is its own.
     ///
     /// Activations are kept if those of one candidate fit, even if fewer candidates then run at once: those share the
     /// threads, while computing again costs a third.
     pub fn new(spec: &ModelSpec, load: Load, memory: u64, threads: usize) -> Self {
         let bytes = Bytes::of(spec, load);
         let (base_bytes, gradients) = (bytes.base, bytes.candidate);
-        let pass = PassMemory::of(spec, load.tokens);
+        let pass = match load.machine {
+            None => PassMemory::of(spec, load.tokens),
+            Some(storage) => PassMemory::on_machine(spec, load.tokens, storage),
+        };
         let waiting = if load.waits { gradients } else { gradients / (2 * spec.blocks.len().max(1) as u64) };
         let needs = |recompute| match load.needs.trace.is_some() || load.needs.magnitudes {
             true => bytes.copies + bytes.projected + pass.backward(recompute) + waiting,
@@ -61,7 +74,8 @@ impl Plan {
         let recompute = if kept <= memory { Recompute::Nothing } else { Recompute::Insides };
         let bytes_each = needs(recompute);
         let fit = usize::try_from(memory / bytes_each.max(1)).unwrap_or(usize::MAX);
-        Self { workers: fit.clamp(1, threads.max(1)), recompute, bytes_each, base_bytes }
+        let most = if load.machine.is_some() { 1 } else { threads.max(1) };
+        Self { workers: fit.clamp(1, most), recompute, bytes_each, base_bytes }
     }
 }
 
@@ -137,5 +151,9 @@ mod tests {
         let loss = Load { needs: Needs { loss: true, ..Needs::default() }, ..load };
         let forward = Plan::new(&spec, loss, u64::MAX, 1);
         assert_eq!((forward.bytes_each, forward.base_bytes), (PassMemory::of(&spec, 64).forward(), 0));
+        let there = Plan::new(&spec, loss.on_machine(Storage::Bf16), u64::MAX, 4);
+        let said = PassMemory::on_machine(&spec, 64, Storage::Bf16).forward();
+        assert_eq!((there.workers, there.bytes_each, there.base_bytes), (1, said, 0));
+        assert!(said < forward.bytes_each);
     }
 }

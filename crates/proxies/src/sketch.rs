@@ -10,10 +10,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
 use taper_base::rng::{Rng, stream};
-use taper_kernels::{KernelError, Result, from_units, unit_gradient};
-use taper_model::{Parameter, Place};
+use taper_kernels::{KernelError, Result, Tensor, from_units, unit_gradient};
+use taper_model::{Model, Parameter, Place};
 
 /// The projections of one model.
 #[derive(Debug)]
@@ -22,7 +21,15 @@ pub(crate) struct Sketch {
 }
 
 impl Sketch {
-    pub(crate) fn new(seed: u64, blocks: usize, d_model: usize, rank: usize) -> Result<Self> {
+    /// Of `model`, and where it lies.
+    pub(crate) fn of(model: &Model, seed: u64, rank: usize) -> Result<Self> {
+        let spec = model.spec();
+        let mut sketch = Self::new(seed, spec.blocks.len(), spec.d_model, rank)?;
+        sketch.signs.iter_mut().try_for_each(|signs| model.beside(signs).map(|there| *signs = there))?;
+        Ok(sketch)
+    }
+
+    fn new(seed: u64, blocks: usize, d_model: usize, rank: usize) -> Result<Self> {
         let scale = 1.0 / (rank as f32).sqrt();
         let sign = |index: usize| {
             let mut rng = stream(seed, "sketch", index as u64, 0);
@@ -30,7 +37,7 @@ impl Sketch {
             let signs =
                 words.flat_map(|word| (0..64).map(move |bit| if word >> bit & 1 == 0 { scale } else { -scale }));
             let values: Vec<f32> = signs.take(d_model * rank).collect();
-            Tensor::from_vec(values, (d_model, rank), &Device::Cpu)
+            candle_core::Tensor::from_vec(values, (d_model, rank), &candle_core::Device::Cpu).map(Tensor::from)
         };
         let signs = (0..4 * blocks).map(sign).collect::<candle_core::Result<_>>();
         Ok(Self { signs: signs.map_err(|cause| KernelError::Tensor { op: "sketch", cause })? })
@@ -68,7 +75,8 @@ impl Projected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use taper_kernels::Moments;
+    use candle_core::{Device, Tensor as Host};
+    use taper_kernels::{Pending, moments};
 
     #[test]
     fn inner_products_of_sketches_estimate_those_of_gradients() {
@@ -76,14 +84,16 @@ mod tests {
         let matrix = |seed: u64, columns: usize| {
             let mut rng = stream(seed, "test", 0, 0);
             let values: Vec<f32> = (0..tokens * columns).map(|_| taper_base::rng::normal(&mut rng) as f32).collect();
-            Tensor::from_vec(values, (tokens, columns), &Device::Cpu).unwrap()
+            Host::from_vec(values, (tokens, columns), &Device::Cpu).unwrap()
         };
         let (delta, x, noise) = (matrix(0, units), matrix(1, d), matrix(2, units));
-        let other_delta = ((&delta * 0.7).unwrap() + (noise * 0.7).unwrap()).unwrap();
+        let other_delta: Tensor = ((&delta * 0.7).unwrap() + (noise * 0.7).unwrap()).unwrap().into();
+        let (delta, x) = (Tensor::from(delta), Tensor::from(x));
         let sketch = Sketch::new(3, 2, d, 48).unwrap();
         let place = Place::of(1, Parameter::Q);
         let sketched = |delta: &Tensor| Projected::default().form(&sketch, place, delta, &x).unwrap();
-        let moments = |a: &Tensor, b: &Tensor| Moments::of_rows(a, b, &(0..units).collect::<Vec<_>>()).unwrap();
+        let moments =
+            |a: &Tensor, b: &Tensor| moments(a, b, &(0..units).collect::<Vec<_>>()).and_then(Pending::wait).unwrap();
         let dense = moments(&unit_gradient(&delta, &x).unwrap(), &unit_gradient(&other_delta, &x).unwrap());
         let estimate = moments(&sketched(&delta), &sketched(&other_delta));
         assert!((dense.pearson() - estimate.pearson()).abs() < 0.05, "{} {}", dense.pearson(), estimate.pearson());
@@ -93,7 +103,7 @@ mod tests {
     #[test]
     fn the_next_block_has_other_signs() {
         let sketch = Sketch::new(0, 2, 16, 4).unwrap();
-        let signs = |index: usize| sketch.signs[index].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let signs = |index: usize| sketch.signs[index].to_vec().unwrap();
         assert!(signs(0).iter().all(|sign| sign.abs() == 0.5));
         assert!(signs(0) != signs(1) && signs(0) != signs(4));
         let of = |block, parameter| Sketch::index(Place::of(block, parameter));

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
 use taper_arch::{SelectedBlock, SubBlock};
-use taper_kernels::{KernelError, Moments, Result, abs_product_sum, square_sum};
+use taper_kernels::{Moments, Pending, Result, Tensor, abs_product_sum, add, moments, square_sum};
 use taper_model::{Gradient, Parameter, Place, Sink};
 
 use crate::Seen;
@@ -33,12 +32,10 @@ impl Formed {
 
     fn plus(self, other: Self) -> Result<Self> {
         let sum = |a: Option<Tensor>, b: Option<Tensor>| match (a, b) {
-            (Some(a), Some(b)) => (a + b).map(Some),
+            (Some(a), Some(b)) => add(&a, &b).map(Some),
             (a, b) => Ok(a.or(b)),
         };
-        let wrap = |cause| KernelError::Tensor { op: "sum of gradients", cause };
-        let dense = sum(self.dense, other.dense).map_err(wrap)?;
-        Ok(Self { dense, sketch: sum(self.sketch, other.sketch).map_err(wrap)? })
+        Ok(Self { dense: sum(self.dense, other.dense)?, sketch: sum(self.sketch, other.sketch)? })
     }
 }
 
@@ -67,7 +64,37 @@ pub(crate) struct TraceSink<'a> {
 
 enum Done<'a> {
     Keep(Vec<BaseTrace>),
-    Compare { base: &'a [BaseTrace], kept: &'a [SelectedBlock], d_head: usize, seen: Vec<[Seen; 2]> },
+    Compare { base: &'a [BaseTrace], kept: &'a [SelectedBlock], d_head: usize, waiting: Vec<Waiting> },
+}
+
+/// Numbers of a sub-block that a machine may still be computing: waited for at the end of a part, all at once.
+struct Waiting {
+    block: usize,
+    half: SubBlock,
+    number: Number,
+}
+
+enum Number {
+    Square(Pending<f64>),
+    Saliency(Pending<f64>),
+    /// Against the whole model's, with the latter's own.
+    Trace(Pending<Moments>, Moments),
+}
+
+impl Waiting {
+    fn add_to(self, seen: &mut Seen) -> Result<()> {
+        match self.number {
+            Number::Square(square) => *seen.gradient_square.get_or_insert(0.0) += square.wait()?,
+            Number::Saliency(saliency) => *seen.saliency.get_or_insert(0.0) += saliency.wait()?,
+            Number::Trace(moments, whole) => {
+                let moments = moments.wait()?;
+                let add = |sum: &mut Option<Moments>, m| *sum = Some(sum.unwrap_or_default().plus(m));
+                add(&mut seen.trace, moments);
+                add(&mut seen.trace_with_removed, moments.zeros_beside(whole));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<'a> TraceSink<'a> {
@@ -78,7 +105,7 @@ impl<'a> TraceSink<'a> {
 
     /// Compares with `base`, one for each part.
     pub(crate) fn compare(form: Form<'a>, base: &'a [BaseTrace], kept: &'a [SelectedBlock], d_head: usize) -> Self {
-        Self::new(form, Done::Compare { base, kept, d_head, seen: vec![[Seen::default(); 2]; kept.len()] })
+        Self::new(form, Done::Compare { base, kept, d_head, waiting: Vec::new() })
     }
 
     fn new(form: Form<'a>, done: Done<'a>) -> Self {
@@ -93,11 +120,14 @@ impl<'a> TraceSink<'a> {
     }
 
     /// What the part that has just ended saw.
-    pub(crate) fn take_seen(&mut self) -> Vec<[Seen; 2]> {
-        match &mut self.done {
-            Done::Compare { seen, kept, .. } => std::mem::replace(seen, vec![[Seen::default(); 2]; kept.len()]),
-            Done::Keep(_) => Vec::new(),
+    pub(crate) fn take_seen(&mut self) -> Result<Vec<[Seen; 2]>> {
+        let Done::Compare { waiting, kept, .. } = &mut self.done else { return Ok(Vec::new()) };
+        let mut seen = vec![[Seen::default(); 2]; kept.len()];
+        for number in waiting.drain(..) {
+            let (block, half) = (number.block, number.half as usize);
+            number.add_to(&mut seen[block][half])?;
         }
+        Ok(seen)
     }
 }
 
@@ -140,20 +170,18 @@ impl TraceSink<'_> {
     ) -> Result<()> {
         match &mut self.done {
             Done::Keep(base) => base[part].put(place, formed),
-            Done::Compare { base, kept, d_head, seen } => {
-                let seen = &mut seen[block][half as usize];
+            Done::Compare { base, kept, d_head, waiting } => {
+                let mut wait = |number| waiting.push(Waiting { block, half, number });
                 if self.form.magnitudes
                     && let Some(dense) = &formed.dense
                 {
-                    *seen.gradient_square.get_or_insert(0.0) += square_sum(dense)?;
-                    *seen.saliency.get_or_insert(0.0) += abs_product_sum(weight, dense)?;
+                    wait(Number::Square(square_sum(dense)?));
+                    wait(Number::Saliency(abs_product_sum(weight, dense)?));
                 }
                 match (self.form.trace, formed.compared(), base[part].whole(place)) {
                     (true, Some(ours), Some((theirs, whole))) => {
-                        let moments = Moments::of_rows(ours, theirs, &rows(&kept[block], place.parameter, *d_head))?;
-                        let add = |sum: &mut Option<Moments>, m| *sum = Some(sum.unwrap_or_default().plus(m));
-                        add(&mut seen.trace, moments);
-                        add(&mut seen.trace_with_removed, moments.zeros_beside(*whole));
+                        let moments = moments(ours, theirs, &rows(&kept[block], place.parameter, *d_head))?;
+                        wait(Number::Trace(moments, *whole));
                         Ok(())
                     }
                     _ => Ok(()),
@@ -167,7 +195,7 @@ impl BaseTrace {
     fn put(&mut self, place: Place, formed: &Formed) -> Result<()> {
         if let Some(gradient) = formed.compared() {
             let all: Vec<usize> = (0..gradient.dims()[0]).collect();
-            let moments = Moments::of_rows(gradient, gradient, &all)?;
+            let moments = moments(gradient, gradient, &all)?.wait()?;
             self.gradients.insert(place, (gradient.clone(), moments));
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The layers of the workspace: a crate uses only crates of lower layers.
 //!
 //! A crate says its layer in `[package.metadata.taper] layer = N`. Dependencies of tests are free, since Cargo itself
-//! refuses cycles among the others; but `testkit` may be nothing else than a dependency of tests.
+//! refuses cycles among the others; but `testkit` and `emulation` may be nothing else than dependencies of tests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::fmt;
 use cargo_metadata::{DependencyKind, Metadata};
 
 /// What only tests may depend on.
-const TEST_ONLY: &str = "testkit";
+const TEST_ONLY: [&str; 2] = ["testkit", "emulation"];
 
 /// One crate of the workspace as far as layers go.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub(crate) enum Violation {
     NoLayer { name: String },
     /// An edge that does not go down.
     Upward { name: String, layer: u64, used: String, used_layer: u64 },
-    /// An edge to the crate for tests outside of tests.
-    TestOnly { name: String },
+    /// An edge to a crate for tests outside of tests.
+    TestOnly { name: String, used: String },
 }
 
 impl fmt::Display for Violation {
@@ -41,7 +41,7 @@ impl fmt::Display for Violation {
             Self::Upward { name, layer, used, used_layer } => {
                 write!(f, "{name} (layer {layer}) uses {used} (layer {used_layer}): a crate uses only lower layers")
             }
-            Self::TestOnly { name } => write!(f, "{name} uses {TEST_ONLY} outside of [dev-dependencies]"),
+            Self::TestOnly { name, used } => write!(f, "{name} uses {used} outside of [dev-dependencies]"),
         }
     }
 }
@@ -68,8 +68,8 @@ fn violations_of(c: &Crate, layers: &BTreeMap<&str, Option<u64>>) -> Vec<Violati
     let missing = c.layer.is_none().then(|| Violation::NoLayer { name: c.name.clone() });
     let used = c.dependencies.iter().filter(|(_, kind)| *kind != DependencyKind::Development);
     let broken = used.filter_map(|(used, _)| {
-        if used == TEST_ONLY {
-            return Some(Violation::TestOnly { name: c.name.clone() });
+        if TEST_ONLY.contains(&used.as_str()) {
+            return Some(Violation::TestOnly { name: c.name.clone(), used: used.clone() });
         }
         // A crate without a layer is reported once, by itself; one from outside the workspace has none.
         let (layer, used_layer) = (c.layer?, (*layers.get(used.as_str())?)?);

@@ -19,6 +19,20 @@ pub fn add(a: &Array, b: &Array) -> Result<Array> {
     Ok(out)
 }
 
+/// `sum += x`, in place.
+///
+/// # Shapes
+/// `x` as `sum`.
+///
+/// # Errors
+/// If shapes or types do not fit, or the machine fails.
+pub fn accumulate(sum: &Array, x: &Array) -> Result<()> {
+    const OP: &str = "accumulate";
+    x.expect(OP, "x", sum.shape(), sum.kind())?;
+    let kernel = Kernel::new(OP, "add.cu", "add", sum.storage(OP, "sum")?).array(sum).array(sum).array(x);
+    kernel.count(sum.count()).grid(cover(sum.count())).run(sum.machine())
+}
+
 /// Adds `bias` to every row of `y`, in place.
 ///
 /// # Shapes

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use half::bf16;
+use rayon::prelude::*;
 use taper_nvrtc::Storage;
 
 use super::{CudaError, Machine, Result, Transfer};
@@ -62,6 +63,8 @@ pub struct Array {
     start: usize, // bytes
     shape: Vec<usize>,
     kind: Kind,
+    /// Values from one row to the next, if rows are apart: only products take such.
+    apart: Option<usize>,
 }
 
 impl Array {
@@ -73,7 +76,7 @@ impl Array {
         let bytes = shape.iter().product::<usize>() * kind.bytes();
         let address = machine.allocate(bytes.max(1))?;
         let memory = Arc::new(Memory { machine: Arc::clone(machine), address });
-        Ok(Self { memory, start: 0, shape: shape.to_vec(), kind })
+        Ok(Self { memory, start: 0, shape: shape.to_vec(), kind, apart: None })
     }
 
     /// Values from the host, rounded to `storage`.
@@ -82,10 +85,16 @@ impl Array {
     /// If their number is not the shape's, or there is no memory.
     pub fn of(machine: &Arc<dyn Machine>, values: &[f32], shape: &[usize], storage: Storage) -> Result<Self> {
         let bytes: Vec<u8> = match storage {
-            Storage::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Storage::Bf16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+            Storage::F32 => bytes_of(values, |x| x.to_le_bytes()),
+            Storage::Bf16 => bytes_of(values, |x| bf16::from_f32(x).to_le_bytes()),
         };
         Self::from_bytes(machine, &bytes, shape, Kind::Values(storage))
+    }
+
+    /// Values from the host as they are.
+    pub(crate) fn of_bf16(machine: &Arc<dyn Machine>, values: &[bf16], shape: &[usize]) -> Result<Self> {
+        let bytes = bytes_of(values, |x| x.to_le_bytes());
+        Self::from_bytes(machine, &bytes, shape, Kind::Values(Storage::Bf16))
     }
 
     /// Whole numbers from the host.
@@ -93,7 +102,7 @@ impl Array {
     /// # Errors
     /// If there is no memory.
     pub fn of_numbers(machine: &Arc<dyn Machine>, numbers: &[i32]) -> Result<Self> {
-        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let bytes = bytes_of(numbers, i32::to_le_bytes);
         Self::from_bytes(machine, &bytes, &[numbers.len()], Kind::I32)
     }
 
@@ -134,7 +143,49 @@ impl Array {
         }
     }
 
+    /// A copy, in other memory.
+    pub(crate) fn copied(&self) -> Result<Self> {
+        self.adjacent("copy", "array")?;
+        let copy = self.like()?;
+        if self.count() > 0 {
+            let bytes = self.count() * self.kind.bytes();
+            self.machine().copy(Transfer::Within { from: self.address(), to: copy.address(), bytes })?;
+        }
+        Ok(copy)
+    }
+
+    /// Fills it with zeros.
+    pub(crate) fn clear(&self) -> Result<()> {
+        self.adjacent("clear", "array")?;
+        let zeros = vec![0; self.count() * self.kind.bytes()];
+        if zeros.is_empty() { Ok(()) } else { self.machine().copy(Transfer::In { from: &zeros, to: self.address() }) }
+    }
+
+    /// The matrix of `[rows, columns]` values of `storage` that begins where this does, its rows `apart` values apart.
+    pub(crate) fn apart(&self, shape: [usize; 2], storage: Storage, apart: usize) -> Self {
+        let (memory, kind) = (Arc::clone(&self.memory), Kind::Values(storage));
+        let apart = (apart != shape[1]).then_some(apart);
+        Self { memory, start: self.start, shape: shape.to_vec(), kind, apart }
+    }
+
+    /// Values from one row to the next.
+    pub(crate) fn pitch(&self) -> usize {
+        self.apart.unwrap_or_else(|| self.as_rows().1)
+    }
+
+    /// Refuses an array whose rows are apart.
+    pub(crate) fn adjacent(&self, op: &'static str, what: &'static str) -> Result<()> {
+        match self.apart {
+            None => Ok(()),
+            Some(apart) => {
+                let got = format!("rows {apart} values apart");
+                Err(CudaError::Kind { op, what, got, want: "adjacent rows".to_owned() })
+            }
+        }
+    }
+
     fn bytes(&self) -> Result<Vec<u8>> {
+        self.adjacent("download", "array")?;
         let mut bytes = vec![0; self.count() * self.kind.bytes()];
         if !bytes.is_empty() {
             self.machine().copy(Transfer::Out { from: self.address(), to: &mut bytes })?;
@@ -152,7 +203,7 @@ impl Array {
             let want = format!("at least {} rows", start + count);
             return Err(CudaError::Shape { op: "rows", what: "array", got: self.shape.clone(), want });
         }
-        let row: usize = self.shape.iter().skip(1).product();
+        let row: usize = self.apart.unwrap_or_else(|| self.shape.iter().skip(1).product());
         let mut part = self.clone();
         part.start += start * row * self.kind.bytes();
         part.shape[0] = count;
@@ -164,6 +215,7 @@ impl Array {
     /// # Errors
     /// If the number of values differs.
     pub fn reshaped(&self, shape: &[usize]) -> Result<Self> {
+        self.adjacent("reshape", "array")?;
         if shape.iter().product::<usize>() != self.count() {
             let want = format!("as many values as {shape:?}");
             return Err(CudaError::Shape { op: "reshape", what: "array", got: self.shape.clone(), want });
@@ -222,6 +274,16 @@ impl Array {
     fn not(&self, op: &'static str, what: &'static str, want: &str) -> CudaError {
         CudaError::Kind { op, what, got: self.kind.to_string(), want: want.to_owned() }
     }
+}
+
+/// Values as bytes, on all threads: a model's weights are many.
+fn bytes_of<T: Copy + Sync, const N: usize>(values: &[T], bytes: impl Fn(T) -> [u8; N] + Sync) -> Vec<u8> {
+    const PIECE: usize = 64 * 1024;
+    let mut all = vec![0; N * values.len()];
+    all.par_chunks_mut(N * PIECE).zip(values.par_chunks(PIECE)).for_each(|(all, values)| {
+        all.as_chunks_mut::<N>().0.iter_mut().zip(values).for_each(|(to, value)| *to = bytes(*value));
+    });
+    all
 }
 
 fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {

@@ -70,6 +70,34 @@ impl Device {
         Ok(Self { device, context, stream, capability, name, cache: Cache::from_environment(), state })
     }
 
+    /// Memory that nobody has taken, in bytes.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn free_bytes(&self) -> Result<usize> {
+        self.enter()?;
+        Ok(refused("cuMemGetInfo", driver::mem_get_info())?.0)
+    }
+
+    /// Memory that arrays took at most since this was last asked, in bytes.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn take_peak_bytes(&self) -> Result<u64> {
+        self.enter()?;
+        let (mut bytes, mut reset) = (0_u64, 0_u64);
+        let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        // SAFETY: the device was found when this was made; this attribute is a u64, and 0 resets it.
+        unsafe {
+            let pool = refused("cuDeviceGetDefaultMemPool", driver::device::get_default_mem_pool(self.device))?;
+            let got = driver::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast());
+            refused("cuMemPoolGetAttribute", got)?;
+            let set = driver::mem_pool::set_attribute(pool, attribute, (&raw mut reset).cast());
+            refused("cuMemPoolSetAttribute", set)?;
+        }
+        Ok(bytes)
+    }
+
     /// What the driver calls it.
     pub fn name(&self) -> &str {
         &self.name
@@ -205,6 +233,9 @@ impl Machine for Device {
             match transfer {
                 Transfer::In { from, to } => {
                     refused("cuMemcpyHtoDAsync", driver::memcpy_htod_async(to, from, self.stream))
+                }
+                Transfer::Within { from, to, bytes } => {
+                    refused("cuMemcpyDtoDAsync", driver::memcpy_dtod_async(to, from, bytes, self.stream))
                 }
                 Transfer::Out { from, to } => {
                     refused("cuMemcpyDtoHAsync", driver::memcpy_dtoh_async(to, from, self.stream))?;

@@ -43,8 +43,8 @@ pub enum CudaError {
     },
     /// Not enough device memory.
     #[error(
-        "out of GPU memory: wanted {wanted} bytes, {free} of {total} are free; lower the tokens of a batch, the workers, \
-         or the sequence length"
+        "out of GPU memory: wanted {wanted} bytes, {free} of {total} are free; lower the length of sequences \
+         (`data.length`), the rank of sketches, or take a GPU with more"
     )]
     OutOfMemory {
         /// Bytes asked for.

@@ -32,25 +32,42 @@ pub fn gate(activation: Activation, gate: &Array, up: Option<&Array>) -> Result<
     Ok(out)
 }
 
-/// Gradients of gate and, where there is one, of up.
+/// Gradients of gate and up.
 ///
 /// # Shapes
 /// All as `gate`.
 ///
 /// # Errors
 /// If shapes or types do not fit, or the machine fails.
-pub fn gate_backward(
+pub fn gate_backward(activation: Activation, gate: &Array, up: &Array, dh: &Array) -> Result<(Array, Array)> {
+    const OP: &str = "gate_backward";
+    up.expect(OP, "up", gate.shape(), gate.kind())?;
+    let dup = up.like()?;
+    Ok((backward(OP, activation, gate, Some((up, &dup)), dh)?, dup))
+}
+
+/// Gradient of the input of an activation without `up`.
+///
+/// # Shapes
+/// All as `x`.
+///
+/// # Errors
+/// If shapes or types do not fit, or the machine fails.
+pub fn activation_backward(activation: Activation, x: &Array, dy: &Array) -> Result<Array> {
+    backward("activation_backward", activation, x, None, dy)
+}
+
+fn backward(
+    op: &'static str,
     activation: Activation,
     gate: &Array,
-    up: Option<&Array>,
+    up: Option<(&Array, &Array)>,
     dh: &Array,
-) -> Result<(Array, Option<Array>)> {
-    const OP: &str = "gate_backward";
-    up.map_or(Ok(()), |up| up.expect(OP, "up", gate.shape(), gate.kind()))?;
-    dh.expect(OP, "dh", gate.shape(), gate.kind())?;
-    let (dgate, dup) = (gate.like()?, up.map(Array::like).transpose()?);
-    let kernel = Kernel::new(OP, FILE, OP, gate.storage(OP, "gate")?).array(&dgate).maybe(dup.as_ref());
+) -> Result<Array> {
+    dh.expect(op, "dh", gate.shape(), gate.kind())?;
+    let (dgate, (up, dup)) = (gate.like()?, up.unzip());
+    let kernel = Kernel::new(op, FILE, "gate_backward", gate.storage(op, "gate")?).array(&dgate).maybe(dup);
     let kernel = kernel.array(gate).maybe(up).array(dh).count(gate.count()).flag(activation as i32);
     kernel.grid(cover(gate.count())).run(gate.machine())?;
-    Ok((dgate, dup))
+    Ok(dgate)
 }

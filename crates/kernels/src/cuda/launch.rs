@@ -34,6 +34,7 @@ impl Kernel {
     }
 
     pub(crate) fn array(mut self, array: &Array) -> Self {
+        self.fault = self.fault.or(array.adjacent(self.op, "an array").err());
         self.launch.arguments.push(Argument::Pointer(array.address()));
         self
     }

@@ -2,7 +2,7 @@
 //!
 //! cuBLAS counts by columns, so a row-major `[r, c]` is to it a `[c, r]`: `C = A · B` is asked for as `Cᵀ = Bᵀ · Aᵀ`.
 
-use super::{Array, Command, CudaError, Kind, Matrix, Product, Result, Storage, add_bias};
+use super::{Array, Command, CudaError, Kind, Matrix, Product, Result, add_bias};
 
 /// `x · wᵀ + bias`.
 ///
@@ -17,16 +17,31 @@ pub fn into_units(x: &Array, w: &Array, bias: Option<&Array>) -> Result<Array> {
     with_bias(y, bias)
 }
 
-/// `h · w + bias`.
+/// `base + Σ h · w + bias`, over pairs `(h, w)`; no base is zero.
 ///
 /// # Shapes
-/// `h` `[tokens, units]`, `w` `[units, d_model]`, `bias` `[d_model]`; the result is `[tokens, d_model]`.
+/// Each `h` `[tokens, units]` and its `w` `[units, d_model]`, `base` `[tokens, d_model]`, `bias` `[d_model]`; the result is
+/// `[tokens, d_model]`.
 ///
 /// # Errors
-/// If shapes or types do not fit, or the machine fails.
-pub fn from_units(h: &Array, w: &Array, bias: Option<&Array>) -> Result<Array> {
+/// If shapes or types do not fit, there is no pair, or the machine fails.
+pub fn from_units(base: Option<&Array>, terms: &[(&Array, &Array)], bias: Option<&Array>) -> Result<Array> {
     const OP: &str = "from_units";
-    let y = multiply(OP, ("h", Operand::plain(h)), ("w", Operand::plain(w)), h.kind())?;
+    let [(h, w), ..] = terms else {
+        return Err(CudaError::Shape { op: OP, what: "terms", got: vec![0], want: "at least one".to_owned() });
+    };
+    let shape = [h.as_rows().0, w.as_rows().1];
+    let y = match base {
+        Some(base) => {
+            base.expect(OP, "base", &shape, h.kind())?;
+            base.copied()?
+        }
+        None => Array::uninitialised(h.machine(), &shape, h.kind())?,
+    };
+    for (index, (h, w)) in terms.iter().enumerate() {
+        let to = Out { array: &y, add: base.is_some() || index > 0 };
+        multiply_into(OP, ("h", Operand::plain(h)), ("w", Operand::plain(w)), to)?;
+    }
     with_bias(y, bias)
 }
 
@@ -40,6 +55,20 @@ pub fn from_units(h: &Array, w: &Array, bias: Option<&Array>) -> Result<Array> {
 pub fn unit_gradient(units: &Array, other: &Array) -> Result<Array> {
     const OP: &str = "unit_gradient";
     multiply(OP, ("units", Operand::turned(units)), ("other", Operand::plain(other)), Kind::F32)
+}
+
+/// `sum += unitsᵀ · other`, in place.
+///
+/// # Shapes
+/// As [`unit_gradient`], `sum` as its result.
+///
+/// # Errors
+/// If shapes or types do not fit, or the machine fails.
+pub fn add_unit_gradient(sum: &Array, units: &Array, other: &Array) -> Result<()> {
+    const OP: &str = "add_unit_gradient";
+    sum.expect(OP, "sum", sum.shape(), Kind::F32)?;
+    let to = Out { array: sum, add: true };
+    multiply_into(OP, ("units", Operand::turned(units)), ("other", Operand::plain(other)), to)
 }
 
 fn with_bias(mut y: Array, bias: Option<&Array>) -> Result<Array> {
@@ -58,7 +87,7 @@ pub(crate) struct Operand<'a> {
 
 impl<'a> Operand<'a> {
     pub(crate) fn plain(array: &'a Array) -> Self {
-        Self { array, transposed: false, leading: array.as_rows().1 }
+        Self { array, transposed: false, leading: array.pitch() }
     }
 
     pub(crate) fn turned(array: &'a Array) -> Self {
@@ -72,28 +101,42 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// Where a product goes: over what is there, or added to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Out<'a> {
+    pub(crate) array: &'a Array,
+    pub(crate) add: bool,
+}
+
 /// `a · b` in rows, as `kind`.
 pub(crate) fn multiply(
     op: &'static str,
-    (a_name, a): (&'static str, Operand<'_>),
-    (b_name, b): (&'static str, Operand<'_>),
+    a: (&'static str, Operand<'_>),
+    b: (&'static str, Operand<'_>),
     kind: Kind,
 ) -> Result<Array> {
-    let ((rows, inner), (also, columns)) = (a.shape(), b.shape());
+    let shape = [a.1.shape().0, b.1.shape().1];
+    let array = Array::uninitialised(a.1.array.machine(), &shape, kind)?;
+    multiply_into(op, a, b, Out { array: &array, add: false })?;
+    Ok(array)
+}
+
+/// `out = a · b` or `out += a · b` in rows.
+pub(crate) fn multiply_into(
+    op: &'static str,
+    (a_name, a): (&'static str, Operand<'_>),
+    (b_name, b): (&'static str, Operand<'_>),
+    out: Out<'_>,
+) -> Result<()> {
+    let ((rows, inner), (also, columns), array) = (a.shape(), b.shape(), out.array);
     if inner != also || b.array.kind() != a.array.kind() {
         let want = format!("{inner} along the side it shares with {a_name}, in {}", a.array.kind());
         return Err(CudaError::Shape { op, what: b_name, got: b.array.shape().to_vec(), want });
     }
-    let machine = a.array.machine();
-    if inner == 0 {
-        let storage = if kind == Kind::F32 { Storage::F32 } else { a.array.storage(op, a_name)? };
-        return Array::of(machine, &vec![0.0; rows * columns], &[rows, columns], storage); // sums of nothing
+    array.expect(op, "the result", &[rows, columns], array.kind())?;
+    if inner == 0 || array.count() == 0 {
+        return if out.add { Ok(()) } else { array.clear() }; // sums of nothing
     }
-    let out = Array::uninitialised(machine, &[rows, columns], kind)?;
-    if out.count() == 0 {
-        return Ok(out);
-    }
-    let storage = out.storage(op, "out")?;
     let side = |operand: Operand<'_>, name| -> Result<Matrix> {
         let Operand { array, transposed, leading } = operand;
         Ok(Matrix { address: array.address(), storage: array.storage(op, name)?, leading, transposed })
@@ -101,12 +144,11 @@ pub(crate) fn multiply(
     let product = Product {
         a: side(b, b_name)?,
         b: side(a, a_name)?,
-        out: Matrix { address: out.address(), storage, leading: columns, transposed: false },
+        out: side(Operand::plain(array), "the result")?,
         m: columns,
         n: rows,
         k: inner,
-        add: false,
+        add: out.add,
     };
-    out.machine().run(&Command::Product(product))?;
-    Ok(out)
+    array.machine().run(&Command::Product(product))
 }

@@ -2,21 +2,21 @@
 
 use super::embedding::numbers;
 use super::launch::Kernel;
-use super::linear::{Operand, multiply};
-use super::{Array, Command, CudaError, Kind, Matrix, Product, Result, Storage, unit_gradient};
+use super::linear::{Operand, Out, multiply, multiply_into};
+use super::{Array, CudaError, Kind, Result, Storage};
 
 const FILE: &str = "loss.cu";
 /// Logits computed at once, in values: 512 MiB of f32. Fixed by shape alone, so results depend on nothing else.
-const LOGITS: usize = 128 << 20;
+pub const LOGITS: usize = 128 << 20;
 
-/// Loss of each token, in nats; logits are f32 whatever the inputs are.
+/// Loss of each token, in nats, in f32; logits are f32 whatever the inputs are.
 ///
 /// # Shapes
 /// `hidden` `[tokens, d_model]` after the final norm, `head` `[vocab, d_model]`, one target a token.
 ///
 /// # Errors
 /// If shapes, types or targets do not fit, or the machine fails.
-pub fn token_losses(hidden: &Array, head: &Array, targets: &[u32]) -> Result<Vec<f32>> {
+pub fn token_losses(hidden: &Array, head: &Array, targets: &[u32]) -> Result<Array> {
     const OP: &str = "token_losses";
     let pieces = Pieces::of(OP, hidden, head, targets)?;
     let losses = Array::uninitialised(hidden.machine(), &[targets.len()], Kind::F32)?;
@@ -25,48 +25,50 @@ pub fn token_losses(hidden: &Array, head: &Array, targets: &[u32]) -> Result<Vec
         let kernel = pieces.kernel(OP, &losses, start, count, &logits)?;
         kernel.size("vocab", pieces.vocab).run(hidden.machine())?;
     }
-    losses.to_host()
+    Ok(losses)
 }
 
-/// Loss of each token, the gradient of `Σ weight · loss` with respect to `hidden`, and with respect to `head` in f32 if
-/// `of_head`.
+/// Receives the head's input and the gradient of its logits, piece by piece: `[tokens, d_model]`, `[tokens, vocab]`. The
+/// rows of the latter are apart: only products take it.
+pub type HeadGradients<'a, E> = dyn FnMut(&Array, &Array) -> std::result::Result<(), E> + 'a;
+
+/// Loss of each token, and the gradient of `Σ weight · loss` with respect to `hidden`.
 ///
 /// # Shapes
-/// As [`token_losses`]; one weight a token; gradients are as `hidden` and `head`.
+/// As [`token_losses`]; one weight a token; the gradient is as `hidden`.
 ///
 /// # Errors
-/// If shapes, types or targets do not fit, or the machine fails.
-pub fn cross_entropy(
+/// If shapes, types or targets do not fit, the machine fails, or what `sink` returns.
+pub fn cross_entropy<E: From<CudaError>>(
     hidden: &Array,
     head: &Array,
     targets: &[u32],
     weights: &[f32],
-    of_head: bool,
-) -> Result<(Vec<f32>, Array, Option<Array>)> {
+    mut sink: Option<&mut HeadGradients<'_, E>>,
+) -> std::result::Result<(Array, Array), E> {
     const OP: &str = "cross_entropy";
     let (pieces, machine) = (Pieces::of(OP, hidden, head, targets)?, hidden.machine());
     if weights.len() != targets.len() {
         let want = format!("[{}]", targets.len());
-        return Err(CudaError::Shape { op: OP, what: "weights", got: vec![weights.len()], want });
+        return Err(CudaError::Shape { op: OP, what: "weights", got: vec![weights.len()], want }.into());
     }
     let weights = Array::of(machine, weights, &[weights.len()], Storage::F32)?;
     let losses = Array::uninitialised(machine, &[targets.len()], Kind::F32)?;
-    let (gradient, mut head_gradient) = (hidden.like()?, None);
+    let gradient = hidden.like()?;
     for (start, count) in pieces.ranges() {
         let logits = pieces.logits(start, count)?;
         let kernel = pieces.kernel(OP, &losses, start, count, &logits)?.array(&weights.rows(start, count)?);
         kernel.size("vocab", pieces.vocab).run(machine)?;
-        pieces.through_head(&logits, start, count, &gradient)?;
-        if of_head {
-            pieces.of_head(&logits, start, count, &mut head_gradient)?;
+        // the slopes lie where the f32 logits were, each row where its logits began
+        let apart = pieces.vocab * Storage::F32.bytes() / pieces.storage.bytes();
+        let slopes = logits.apart([count, pieces.vocab], pieces.storage, apart);
+        let to = Out { array: &gradient.rows(start, count)?, add: false };
+        multiply_into(OP, ("slopes", Operand::plain(&slopes)), ("head", Operand::plain(head)), to)?;
+        if let Some(sink) = &mut sink {
+            sink(&hidden.rows(start, count)?, &slopes)?;
         }
     }
-    if of_head && head_gradient.is_none() {
-        let empty = hidden.rows(0, 0)?;
-        let none = Array::uninitialised(machine, &[0, pieces.vocab], hidden.kind())?;
-        head_gradient = Some(unit_gradient(&none, &empty)?);
-    }
-    Ok((losses.to_host()?, gradient, head_gradient))
+    Ok((losses, gradient))
 }
 
 struct Pieces<'a> {
@@ -104,36 +106,5 @@ impl<'a> Pieces<'a> {
     fn kernel(&self, name: &'static str, losses: &Array, start: usize, count: usize, logits: &Array) -> Result<Kernel> {
         let kernel = Kernel::new(self.op, FILE, name, self.storage).array(&losses.rows(start, count)?).array(logits);
         Ok(kernel.array(&self.targets.rows(start, count)?).grid([count, 1, 1]))
-    }
-
-    /// The slopes as a column-major `[vocab, count]`: rows of the hidden's type where those of the f32 logits were.
-    fn slopes(&self, logits: &Array, transposed: bool) -> Matrix {
-        let leading = self.vocab * Storage::F32.bytes() / self.storage.bytes();
-        Matrix { address: logits.address(), storage: self.storage, leading, transposed }
-    }
-
-    /// `gradient[start..] = slopes · head`.
-    fn through_head(&self, logits: &Array, start: usize, count: usize, gradient: &Array) -> Result<()> {
-        let (part, (_, d)) = (gradient.rows(start, count)?, self.hidden.as_rows());
-        let matrix =
-            |array: &Array| Matrix { address: array.address(), storage: self.storage, leading: d, transposed: false };
-        let (b, a, out) = (self.slopes(logits, false), matrix(self.head), matrix(&part));
-        let product = Product { a, b, out, m: d, n: count, k: self.vocab, add: false };
-        gradient.machine().run(&Command::Product(product))
-    }
-
-    /// `sum += slopesᵀ · hidden[start..]`, in f32.
-    fn of_head(&self, logits: &Array, start: usize, count: usize, sum: &mut Option<Array>) -> Result<()> {
-        let (input, (_, d), machine) = (self.hidden.rows(start, count)?, self.hidden.as_rows(), self.hidden.machine());
-        let (add, out) = match sum.take() {
-            Some(sum) => (true, sum),
-            None => (false, Array::uninitialised(machine, &[self.vocab, d], Kind::F32)?),
-        };
-        let a = Matrix { address: input.address(), storage: self.storage, leading: d, transposed: false };
-        let to = Matrix { address: out.address(), storage: Storage::F32, leading: d, transposed: false };
-        let product = Product { a, b: self.slopes(logits, true), out: to, m: d, n: self.vocab, k: count, add };
-        machine.run(&Command::Product(product))?;
-        *sum = Some(out);
-        Ok(())
     }
 }

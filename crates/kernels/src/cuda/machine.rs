@@ -40,6 +40,15 @@ pub enum Transfer<'a> {
         /// Where.
         to: u64,
     },
+    /// Within the device.
+    Within {
+        /// Where from.
+        from: u64,
+        /// Where to.
+        to: u64,
+        /// How much.
+        bytes: usize,
+    },
     /// To the host.
     Out {
         /// Where from.

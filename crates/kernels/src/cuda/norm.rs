@@ -32,16 +32,22 @@ pub fn rms_norm(x: &Array, weight: &Array, eps: f64) -> Result<Array> {
     Ok(out)
 }
 
-/// Gradient of RMSNorm's input.
+/// `base + dx`, `dx` the gradient of RMSNorm's input; no base is zero.
 ///
 /// # Shapes
-/// `x` and `dy` `[…, d]`, `weight` `[d]`; the result is as `x`.
+/// `x`, `dy` and `base` `[…, d]`, `weight` `[d]`; the result is as `x`.
 ///
 /// # Errors
 /// If shapes or types do not fit, or the machine fails.
-pub fn rms_norm_backward(x: &Array, weight: &Array, eps: f64, dy: &Array) -> Result<Array> {
+pub fn rms_norm_backward(base: Option<&Array>, x: &Array, weight: &Array, eps: f64, dy: &Array) -> Result<Array> {
     const OP: &str = "rms_norm_backward";
-    backward(OP, x, weight, eps, dy)
+    let rows = Rows::of(OP, x, &[("weight", weight)])?;
+    dy.expect(OP, "dy", x.shape(), x.kind())?;
+    base.map_or(Ok(()), |base| base.expect(OP, "base", x.shape(), x.kind()))?;
+    let out = x.like()?;
+    let kernel = rows.kernel(OP).array(&out).maybe(base).array(x).array(weight).array(dy);
+    kernel.size("d", rows.d).float(eps).run(x.machine())?;
+    Ok(out)
 }
 
 /// LayerNorm.
@@ -69,15 +75,10 @@ pub fn layer_norm(x: &Array, weight: &Array, bias: &Array, eps: f64) -> Result<A
 /// If shapes or types do not fit, or the machine fails.
 pub fn layer_norm_backward(x: &Array, weight: &Array, eps: f64, dy: &Array) -> Result<Array> {
     const OP: &str = "layer_norm_backward";
-    backward(OP, x, weight, eps, dy)
-}
-
-/// The kernel is called as the operation.
-fn backward(op: &'static str, x: &Array, weight: &Array, eps: f64, dy: &Array) -> Result<Array> {
-    let rows = Rows::of(op, x, &[("weight", weight)])?;
-    dy.expect(op, "dy", x.shape(), x.kind())?;
+    let rows = Rows::of(OP, x, &[("weight", weight)])?;
+    dy.expect(OP, "dy", x.shape(), x.kind())?;
     let out = x.like()?;
-    let kernel = rows.kernel(op).array(&out).array(x).array(weight).array(dy);
+    let kernel = rows.kernel(OP).array(&out).array(x).array(weight).array(dy);
     kernel.size("d", rows.d).float(eps).run(x.machine())?;
     Ok(out)
 }

@@ -28,25 +28,24 @@ impl Rope {
         Ok(Self { tokens, half, cosines: table(&cosines)?, sines: table(&sines)? })
     }
 
-    /// Turns every head of `x` by its position.
+    /// Turns every head of `x` by its position, in place.
     ///
     /// # Shapes
-    /// `x` `[sequences · tokens, heads · d_head]`, row `r` at position `r mod tokens`; the result is as `x`.
+    /// `x` `[sequences · tokens, heads · d_head]`, row `r` at position `r mod tokens`.
     ///
     /// # Errors
     /// If shapes or types do not fit, or the machine fails.
-    pub fn apply(&self, x: &Array, turn: Turn) -> Result<Array> {
+    pub fn turn(&self, x: &Array, turn: Turn) -> Result<()> {
         const OP: &str = "rope";
         let ((rows, width), d_head) = (x.as_rows(), 2 * self.half);
         if d_head == 0 || self.tokens == 0 || !width.is_multiple_of(d_head) || !rows.is_multiple_of(self.tokens) {
             let want = format!("a multiple of {} rows and of {d_head} columns", self.tokens);
             return Err(CudaError::Shape { op: OP, what: "x", got: x.shape().to_vec(), want });
         }
-        let (out, pairs) = (x.like()?, x.count() / 2);
-        let kernel = Kernel::new(OP, "rope.cu", OP, x.storage(OP, "x")?).array(&out).array(x).array(&self.cosines);
+        let pairs = x.count() / 2;
+        let kernel = Kernel::new(OP, "rope.cu", OP, x.storage(OP, "x")?).array(x).array(&self.cosines);
         let kernel = kernel.array(&self.sines).count(pairs).size("heads", width / d_head).size("half", self.half);
         let turn = if turn == Turn::Forward { 1.0 } else { -1.0 };
-        kernel.size("tokens", self.tokens).float(turn).grid(cover(pairs)).run(x.machine())?;
-        Ok(out)
+        kernel.size("tokens", self.tokens).float(turn).grid(cover(pairs)).run(x.machine())
     }
 }

@@ -66,25 +66,46 @@ pub fn row_abs_sums(w: &Array) -> Result<Vec<f64>> {
     out.to_host_f64()
 }
 
-/// Moments of the entries of `x` and those of the `rows` of `y`, row by row; without `rows`, of all pairs in order.
+/// Sums that the machine may still be at.
+#[derive(Debug)]
+pub struct Coming {
+    count: usize,
+    total: Array, // [6]
+}
+
+impl Coming {
+    /// The sums, once all commands before have run.
+    ///
+    /// # Errors
+    /// What the machine says of the commands before.
+    pub fn wait(&self) -> Result<Sums> {
+        let sums = self.total.to_host_f64()?;
+        let moments = Moments { n: self.count as f64, x: sums[0], xx: sums[1], y: sums[2], yy: sums[3], xy: sums[4] };
+        Ok(Sums { moments, abs_product: sums[5] })
+    }
+}
+
+/// Moments of the entries of `x`, a gradient in f32, and those of the `rows` of `y`, row by row; without `rows`, of all
+/// pairs in order.
 ///
 /// # Shapes
 /// `x` `[rows.len(), d]`, `y` `[any, d]`; without `rows` `y` is as `x`.
 ///
 /// # Errors
 /// If shapes or types do not fit, or the machine fails.
-pub fn moments(x: &Array, y: &Array, rows: Option<&[usize]>) -> Result<Sums> {
+pub fn moments(x: &Array, y: &Array, rows: Option<&[usize]>) -> Result<Coming> {
     const OP: &str = "moments";
     let ((kept, d), (all, wide), machine) = (x.as_rows(), y.as_rows(), x.machine());
-    let (count, storage) = (x.count(), x.storage(OP, "x")?);
+    let (count, storage) = (x.count(), y.storage(OP, "y")?);
+    x.expect(OP, "x", x.shape(), Kind::F32)?;
     let (blocks, width, table) = match rows {
         None => {
-            y.expect(OP, "y", x.shape(), x.kind())?;
+            y.expect(OP, "y", x.shape(), y.kind())?;
             (count.div_ceil(VALUES), VALUES, None)
         }
         Some(rows) => {
-            if rows.len() != kept || d != wide || y.kind() != x.kind() {
-                let want = format!("[{}, {wide}] of {}", rows.len(), y.kind());
+            if rows.len() != kept || d != wide {
+                let want = format!("[{}, {wide}]", rows.len());
                 return Err(CudaError::Shape { op: OP, what: "x", got: x.shape().to_vec(), want });
             }
             if let Some(row) = rows.iter().find(|row| **row >= all) {
@@ -101,7 +122,5 @@ pub fn moments(x: &Array, y: &Array, rows: Option<&[usize]>) -> Result<Sums> {
     let total = Array::uninitialised(machine, &[6], Kind::F64)?;
     let kernel = Kernel::new(OP, FILE, "moments_total", Storage::F32).array(&total).array(&parts);
     kernel.size("pieces", blocks).run(machine)?;
-    let sums = total.to_host_f64()?;
-    let moments = Moments { n: count as f64, x: sums[0], xx: sums[1], y: sums[2], yy: sums[3], xy: sums[4] };
-    Ok(Sums { moments, abs_product: sums[5] })
+    Ok(Coming { count, total })
 }

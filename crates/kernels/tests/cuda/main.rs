@@ -2,14 +2,12 @@
 //!
 //! Every case runs on the host, by the emulation, and once more on a GPU where there is one (`--features cuda`,
 //! `--ignored`).
-#![expect(unsafe_code, reason = "the emulation loads what it compiles")]
 #![expect(clippy::unwrap_used, reason = "the cases are functions of their own, called by tests")]
 
 #[cfg(feature = "cuda")]
 mod benchmark;
 mod cases;
 mod definitions;
-mod emulation;
 
 #[cfg(feature = "cuda")]
 fn gpu() -> cases::Gpu {
@@ -21,7 +19,7 @@ macro_rules! on_both {
     ($($module:ident: $($case:ident),+;)+) => {
         mod emulated {
             $(mod $module {
-                $(#[test] fn $case() { crate::cases::$module::$case(&crate::emulation::Host::machine()) })+
+                $(#[test] fn $case() { crate::cases::$module::$case(&emulation::Host::machine()) })+
             })+
         }
         #[cfg(feature = "cuda")]

@@ -1,6 +1,7 @@
 //! Attention: grouped heads, windows, more tokens than a tile, groups and attention without a head.
 
-use taper_kernels::{Heads, attention, attention_backward};
+use taper_kernels::Heads;
+use taper_kernels::cpu::{attention, attention_backward};
 
 use super::*;
 

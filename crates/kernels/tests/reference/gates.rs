@@ -1,6 +1,7 @@
 //! SwiGLU, GELU and GEGLU.
 
-use taper_kernels::{Gelu, geglu, geglu_backward, gelu, gelu_backward, swiglu, swiglu_backward};
+use taper_kernels::Gelu;
+use taper_kernels::cpu::{geglu, geglu_backward, gelu, gelu_backward, swiglu, swiglu_backward};
 
 use super::*;
 

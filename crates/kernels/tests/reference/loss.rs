@@ -1,6 +1,6 @@
 //! Cross-entropy fused with the head.
 
-use taper_kernels::{cross_entropy, token_losses};
+use taper_kernels::cpu::{cross_entropy, token_losses};
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! RMSNorm and LayerNorm.
 
-use taper_kernels::{
+use taper_kernels::cpu::{
     layer_norm, layer_norm_backward, layer_norm_parameter_gradients, rms_norm, rms_norm_backward,
     rms_norm_weight_gradient,
 };

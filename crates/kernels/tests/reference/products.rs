@@ -1,7 +1,7 @@
 //! Products with weights, and their gradients.
 
 use candle_core::DType;
-use taper_kernels::{
+use taper_kernels::cpu::{
     abs_product_sum, add_unit_gradient, column_sums, from_units, into_units, row_abs_sums, token_losses, unit_gradient,
 };
 

@@ -1,6 +1,7 @@
 //! Rotations, and rows of a table.
 
-use taper_kernels::{Rope, Turn, gather_rows, scatter_rows};
+use taper_kernels::Turn;
+use taper_kernels::cpu::{Rope, gather_rows, scatter_rows};
 
 use super::*;
 

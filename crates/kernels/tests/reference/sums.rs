@@ -1,6 +1,7 @@
 //! Sums and moments, kept in f64: exact but for the order.
 
-use taper_kernels::{Moments, abs_product_sum, column_square_sums, row_abs_sums, square_sum};
+use taper_kernels::Moments;
+use taper_kernels::cpu::{abs_product_sum, column_square_sums, row_abs_sums, square_sum};
 
 use super::*;
 

@@ -1,9 +1,10 @@
 //! The same bits whatever the number of threads.
 
-use taper_kernels::{
-    Gelu, Heads, Moments, attention, attention_backward, column_square_sums, cross_entropy, geglu_backward,
-    layer_norm_parameter_gradients, rms_norm_weight_gradient, scatter_rows, square_sum,
+use taper_kernels::cpu::{
+    attention, attention_backward, column_square_sums, cross_entropy, geglu_backward, layer_norm_parameter_gradients,
+    rms_norm_weight_gradient, scatter_rows, square_sum,
 };
+use taper_kernels::{Gelu, Heads, Moments};
 
 use super::*;
 

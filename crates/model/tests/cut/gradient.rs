@@ -22,7 +22,7 @@ fn worst(tiny: &Tiny, model: &Model, mut reference: Reference, about: &str) -> f
     let masks = reference.whole();
     let mut worst = 0.0_f64;
     for (number, (place, shape)) in parameters(model.spec()).into_iter().enumerate() {
-        let formed = &sink.by_place[&place];
+        let formed = sink.by_place[&place].to_host().unwrap();
         let found = flat(&if place.parameter.transposed() { formed.t().unwrap() } else { formed.clone() });
         assert_eq!(found.len(), shape.iter().product::<usize>(), "{about} {place}");
         let largest = (0..found.len()).max_by(|a, b| found[*a].abs().total_cmp(&found[*b].abs())).unwrap();

@@ -55,7 +55,8 @@ impl Reference {
 
     /// The weights of a model in memory, cut from `whole` by `kept` and without empty blocks.
     pub fn of(model: &Model, whole: &ModelSpec, kept: &[SelectedBlock]) -> Self {
-        let stored = |(place, tensor): (taper_model::Place, Tensor)| {
+        let stored = |(place, tensor): (taper_model::Place, taper_kernels::Tensor)| {
+            let tensor = tensor.to_host().unwrap();
             let tensor = if place.parameter.transposed() { tensor.t().unwrap() } else { tensor };
             (place.to_string(), values(&tensor))
         };

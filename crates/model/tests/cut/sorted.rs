@@ -89,7 +89,7 @@ fn memory(tensor: &Tensor) -> *const Storage {
 }
 
 fn memories(model: &Model) -> BTreeMap<Place, *const Storage> {
-    model.tensors().into_iter().map(|(place, tensor)| (place, memory(&tensor))).collect()
+    model.tensors().into_iter().map(|(place, tensor)| (place, memory(tensor.host("memory").unwrap()))).collect()
 }
 
 #[test]

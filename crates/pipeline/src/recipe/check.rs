@@ -30,7 +30,7 @@ impl Methods {
             check_proxy: |name, params| taper_proxies::build(name, params).map(drop),
             check_strategy: |name, params| taper_search::build(name, params).map(drop),
             check_fidelity: |name, params| taper_search::fidelity(name, params).map(drop),
-            cuda: false,
+            cuda: cfg!(feature = "cuda"),
         }
     }
 }
@@ -60,7 +60,7 @@ pub(super) fn all(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
         method(fidelity, "fidelity", methods.check_fidelity)?;
     }
     if recipe.device == Device::Cuda && !methods.cuda {
-        let reason = "this taper computes on the CPU only; use `cpu` or `auto`";
+        let reason = "this taper computes on the CPU only; use `cpu` or `auto`, or build it with `--features cuda`";
         return Err(Finding::new(&["device"], reason.to_owned()));
     }
     Ok(())

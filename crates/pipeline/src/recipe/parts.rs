@@ -207,11 +207,11 @@ pub enum WeightType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Device {
-    /// The CPU, as long as there is no engine for GPUs; says so.
+    /// The first GPU, if this build has CUDA and the machine one; else the CPU. Says which, where there is a choice.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU: an error, as long as there is no engine for them.
+    /// The first GPU; an error if there is none, or if this build has no CUDA.
     Cuda,
 }

@@ -13,11 +13,15 @@ pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
     let pack = context.pack(Split::Calibration);
     let batch = serde_json::json!({"sequences": pack.sequences, "length": pack.length, "seed": pack.seed,
         "shares": pack.shares, "eos": pack.eos});
-    Ok(StageKey::new(Stage::Calibrate.name())
+    let key = StageKey::new(Stage::Calibrate.name())
         .with_json("revision", &REVISION)?
         .with("model", &context.fingerprint)
         .with("text", &context.text)
-        .with_json("batch", &batch)?)
+        .with_json("batch", &batch)?;
+    Ok(match &context.gpu {
+        Some(gpu) => key.with_json("device", &gpu.name)?, // it rounds in its own way, and all that follows is made of this
+        None => key,
+    })
 }
 
 pub(crate) fn calibrate(context: &Context<'_>) -> Result<Calibration, PipelineError> {
@@ -26,7 +30,7 @@ pub(crate) fn calibrate(context: &Context<'_>) -> Result<Calibration, PipelineEr
     context.console.started(stage, &format!("{} x {} tokens of {}", data.sequences, data.length, data.text));
     let outcome = context.run.run(&key, |dir| {
         let tokens = context.tokens(Split::Calibration)?;
-        let found = pass(&context.stored()?, Batch::new(tokens.ids(), tokens.length())?)?;
+        let found = pass(&context.placed(&context.stored()?)?, Batch::new(tokens.ids(), tokens.length())?)?;
         finite(found.loss, || "the loss on the calibration text".to_owned())?;
         for unit in found.importance.iter().flatten().chain(found.units.iter().flatten().flatten()) {
             finite(*unit, || "the importance of a unit".to_owned())?;

@@ -154,7 +154,10 @@ fn rows(
     let (recipe, spec) = (context.recipe, &context.spec);
     let ids = documents_to_ids(&text.chosen(context), context.tokenizer()?, true, recipe.eval.tokens)?;
     let workers = machine::workers(bytes_per_pass(spec, recipe.eval.window));
-    let measure = |model: &Model| perplexity(model, &ids, recipe.eval.settings(), workers, context.console);
+    let workers = if context.gpu.is_some() { 1 } else { workers };
+    let measure = |model: &Model| -> Result<Perplexity, PipelineError> {
+        Ok(perplexity(&context.placed(model)?, &ids, recipe.eval.settings(), workers, context.console)?)
+    };
     let row = |name: &str, architecture: &Architecture, measured: Perplexity| -> Result<Row, PipelineError> {
         finite(measured.perplexity, || format!("the perplexity of the {name} model"))?;
         let costs = cost(spec, architecture, Workload::default())?;

@@ -13,6 +13,7 @@ use taper_hub::LocalModel;
 use taper_model::{Checkpoint, parameter_count};
 
 use super::{read_json, write_json};
+use crate::device::Gpu;
 use crate::error::io;
 use crate::run_dir::RunDir;
 use crate::{Console, PipelineError, Recipe, Stage};
@@ -34,6 +35,7 @@ pub(crate) fn load(
     recipe: &Recipe,
     run: &RunDir,
     console: &dyn Console,
+    gpu: Option<&Gpu>,
 ) -> Result<(LocalModel, Checkpoint, Fingerprint), PipelineError> {
     console.started(Stage::Load, &recipe.model.to_string());
     let local = taper_hub::fetch_model(&recipe.model, console)?;
@@ -53,12 +55,13 @@ pub(crate) fn load(
     let spec = checkpoint.spec();
     let count = parameter_count(spec);
     let summary = format!(
-        "{}, {} blocks, {} parameters, {} on disk, {}; on the CPU",
+        "{}, {} blocks, {} parameters, {} on disk, {}; on the {}",
         spec.family.name(),
         spec.blocks.len(),
         Parameters(count),
         Bytes(checkpoint.bytes()),
-        fingerprint.short()
+        fingerprint.short(),
+        gpu.map_or("CPU", |gpu| &gpu.name),
     );
     console.finished(Stage::Load, &summary, known);
     Ok((local, checkpoint, fingerprint))

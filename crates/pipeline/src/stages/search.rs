@@ -52,6 +52,9 @@ pub struct Found {
     /// What racing saved, if candidates raced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Saved>,
+    /// The GPU that candidates were scored on, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
@@ -121,7 +124,10 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     };
 
     let (tokens, sorted) = (context.tokens(Split::Validation)?, context.sorted(calibration)?);
-    let settings = Settings { needs: proxy.needs(), seed: recipe.seed, memory: machine::memory_to_use() };
+    let sorted = context.placed(&sorted)?;
+    let memory =
+        context.gpu.as_ref().map_or_else(machine::memory_to_use, |gpu| gpu.memory_to_use(context.checkpoint.spec()));
+    let settings = Settings { needs: proxy.needs(), seed: recipe.seed, memory };
     let sequences = sequences(recipe, racing.as_ref());
     let parts = Parts::new(tokens.ids(), tokens.length(), &sequences)?;
     let base = Base::in_parts(&sorted, parts, settings)?;
@@ -154,6 +160,7 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
         unscored: explored.unscored,
         best_by_generation: explored.history.clone(),
         fidelity,
+        device: context.gpu.as_ref().map(|gpu| gpu.name.clone()),
     };
     Ok((best.clone(), found))
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use taper_kernels::Heads;
 use taper_kernels::cuda::{
-    Activation, Array, Device, Kind, Result, Sight, Storage, attention, attention_backward, cross_entropy, from_units,
-    gate, gate_backward, into_units, rms_norm, rms_norm_backward,
+    Activation, Array, CudaError, Device, Kind, Result, Sight, Storage, attention, attention_backward, cross_entropy,
+    from_units, gate, gate_backward, into_units, rms_norm, rms_norm_backward,
 };
 
 use crate::cases::Gpu;
@@ -71,7 +71,7 @@ fn products(machine: &Gpu) -> Vec<Row> {
     let h = values(machine, &[TOKENS, D_FF]);
     let flops = 2.0 * (TOKENS * D_MODEL) as f64 * D_FF as f64;
     let into = time("into_units 4096 to 11008", flops, 0.0, || into_units(&x, &w, None));
-    vec![cube, into, time("from_units 11008 to 4096", flops, 0.0, || from_units(&h, &w, None))]
+    vec![cube, into, time("from_units 11008 to 4096", flops, 0.0, || from_units(None, &[(&h, &w)], None))]
 }
 
 fn elementwise(machine: &Gpu) -> Vec<Row> {
@@ -81,9 +81,9 @@ fn elementwise(machine: &Gpu) -> Vec<Row> {
     let (row, wide) = ((TOKENS * D_MODEL * 2) as f64, (TOKENS * D_FF * 2) as f64);
     vec![
         time("rms_norm", 0.0, 2.0 * row, || rms_norm(&x, &w, 1e-5)),
-        time("rms_norm_backward", 0.0, 3.0 * row, || rms_norm_backward(&x, &w, 1e-5, &dy)),
+        time("rms_norm_backward", 0.0, 3.0 * row, || rms_norm_backward(None, &x, &w, 1e-5, &dy)),
         time("swiglu", 0.0, 3.0 * wide, || gate(Activation::Silu, &g, Some(&u))),
-        time("swiglu_backward", 0.0, 5.0 * wide, || Ok(gate_backward(Activation::Silu, &g, Some(&u), &u)?.0)),
+        time("swiglu_backward", 0.0, 5.0 * wide, || Ok(gate_backward(Activation::Silu, &g, &u, &u)?.0)),
     ]
 }
 
@@ -109,7 +109,7 @@ fn losses(machine: &Gpu) -> Vec<Row> {
     let targets: Vec<u32> = (0..TOKENS as u32).collect();
     let flops = 4.0 * (TOKENS * D_MODEL) as f64 * VOCAB as f64;
     let weights = vec![1.0; TOKENS];
-    let run = || Ok(cross_entropy(&hidden, &head, &targets, &weights, false)?.1);
+    let run = || Ok(cross_entropy::<CudaError>(&hidden, &head, &targets, &weights, None)?.1);
     vec![time("cross_entropy, no gradient of the head", flops, 0.0, run)]
 }
 

@@ -1,6 +1,6 @@
 use super::{BOTH, Gpu, close, given};
 use taper_kernels::Turn;
-use taper_kernels::cuda::{Activation, Rope, add, add_bias, gate, gate_backward};
+use taper_kernels::cuda::{Activation, Rope, accumulate, activation_backward, add, add_bias, gate, gate_backward};
 
 const SHAPES: [[usize; 2]; 3] = [[1, 1], [3, 7], [5, 333]];
 /// Step of the finite difference in f64.
@@ -10,7 +10,11 @@ pub fn sums(machine: &Gpu) {
     for (shape, storage) in SHAPES.into_iter().flat_map(|shape| BOTH.map(|storage| (shape, storage))) {
         let (a, b) = (given(machine, "a", &shape, storage), given(machine, "b", &shape, storage));
         let want: Vec<f64> = a.values.iter().zip(&b.values).map(|(a, b)| a + b).collect();
-        close("add", &add(&a.array, &b.array).unwrap(), &want, storage);
+        let sum = add(&a.array, &b.array).unwrap();
+        close("add", &sum, &want, storage);
+        accumulate(&sum, &b.array).unwrap();
+        let want: Vec<f64> = a.values.iter().zip(&b.values).map(|(a, b)| a + b + b).collect();
+        close("accumulate", &sum, &want, storage);
         let bias = given(machine, "bias", &shape[1..], storage);
         let want: Vec<f64> = a.values.iter().enumerate().map(|(i, a)| a + bias.values[i % shape[1]]).collect();
         let mut y = a.array;
@@ -53,12 +57,11 @@ pub fn gates(machine: &Gpu) {
             close("gate", &h, &each(&|g, u, _| act(activation, g) * u), storage);
             let alone = gate(activation, g, None).unwrap();
             close("activation", &alone, &each(&|g, _, _| act(activation, g)), storage);
-            let (dgate, dup) = gate_backward(activation, g, Some(u), dh).unwrap();
+            let (dgate, dup) = gate_backward(activation, g, u, dh).unwrap();
             close("dgate", &dgate, &each(&|g, u, dh| dh * u * slope(g)), storage);
-            close("dup", &dup.unwrap(), &each(&|g, _, dh| dh * act(activation, g)), storage);
-            let (dgate, dup) = gate_backward(activation, g, None, dh).unwrap();
+            close("dup", &dup, &each(&|g, _, dh| dh * act(activation, g)), storage);
+            let dgate = activation_backward(activation, g, dh).unwrap();
             close("dgate alone", &dgate, &each(&|g, _, dh| dh * slope(g)), storage);
-            assert!(dup.is_none());
         }
     }
 }
@@ -80,10 +83,13 @@ pub fn turns(machine: &Gpu) {
                 }
                 out
             };
-            close("rope", &rope.apply(&x.array, Turn::Forward).unwrap(), &turned(1.0), storage);
-            close("rope back", &rope.apply(&x.array, Turn::Back).unwrap(), &turned(-1.0), storage);
+            let back = given(machine, "x", &[sequences * tokens, heads * 2 * half], storage).array;
+            rope.turn(&back, Turn::Back).unwrap();
+            close("rope back", &back, &turned(-1.0), storage);
+            rope.turn(&x.array, Turn::Forward).unwrap();
+            close("rope", &x.array, &turned(1.0), storage);
         }
         let odd = given(machine, "x", &[tokens, 2 * half + 1], BOTH[0]);
-        assert!(rope.apply(&odd.array, Turn::Forward).is_err());
+        assert!(rope.turn(&odd.array, Turn::Forward).is_err());
     }
 }

@@ -37,8 +37,8 @@ fn reference(pairs: impl Iterator<Item = (f64, f64)>) -> Vec<f64> {
 
 pub fn moments_of_pairs(machine: &Gpu) {
     for (shape, storage) in [[1, 1], [3, 77], [2, 16_400]].into_iter().flat_map(|shape| BOTH.map(|s| (shape, s))) {
-        let (x, y) = (given(machine, "x", &shape, storage), given(machine, "y", &shape, storage));
-        let got = list(&moments(&x.array, &y.array, None).unwrap());
+        let (x, y) = (given(machine, "x", &shape, Storage::F32), given(machine, "y", &shape, storage));
+        let got = list(&moments(&x.array, &y.array, None).unwrap().wait().unwrap());
         let want = reference(x.values.iter().copied().zip(y.values.iter().copied()));
         let away = testkit::relative_difference(&got, &want);
         assert!(away < EXACT, "{shape:?} {storage}: {got:?} {want:?}");
@@ -48,8 +48,8 @@ pub fn moments_of_pairs(machine: &Gpu) {
 pub fn moments_of_rows(machine: &Gpu) {
     let (rows, d) = ([4, 0, 2], 37);
     for storage in BOTH {
-        let (x, y) = (given(machine, "x", &[3, d], storage), given(machine, "y", &[5, d], storage));
-        let got = list(&moments(&x.array, &y.array, Some(&rows)).unwrap());
+        let (x, y) = (given(machine, "x", &[3, d], Storage::F32), given(machine, "y", &[5, d], storage));
+        let got = list(&moments(&x.array, &y.array, Some(&rows)).unwrap().wait().unwrap());
         let pair = |i: usize| (x.values[i], y.values[rows[i / d] * d + i % d]);
         let want = reference((0..3 * d).map(pair));
         assert!(testkit::relative_difference(&got, &want) < EXACT, "{storage}: {got:?} {want:?}");

@@ -1,5 +1,5 @@
 use super::{BOTH, Given, Gpu, close, given};
-use taper_kernels::cuda::{Storage, from_units, into_units, unit_gradient};
+use taper_kernels::cuda::{Storage, add_unit_gradient, from_units, into_units, unit_gradient};
 
 /// Tokens, d_model, units.
 const SIZES: [[usize; 3]; 3] = [[1, 1, 1], [3, 5, 2], [17, 8, 33]];
@@ -23,7 +23,10 @@ pub fn products(machine: &Gpu) {
         let biased: Vec<f64> = want.iter().enumerate().map(|(i, y)| y + bias.values[i % units]).collect();
         close("into_units, bias", &into_units(&x.array, &w.array, Some(&bias.array)).unwrap(), &biased, storage);
         let want = product([tokens, units, d], entry(&h, units), entry(&w, d));
-        close("from_units", &from_units(&h.array, &w.array, None).unwrap(), &want, storage);
+        let terms = [(&h.array, &w.array); 2];
+        close("from_units", &from_units(None, &terms[..1], None).unwrap(), &want, storage);
+        let all: Vec<f64> = want.iter().zip(&x.values).map(|(y, base)| base + 2.0 * y).collect();
+        close("from_units, all", &from_units(Some(&x.array), &terms, None).unwrap(), &all, storage);
     }
 }
 
@@ -31,7 +34,10 @@ pub fn gradients(machine: &Gpu) {
     for ([tokens, d, units], storage) in SIZES.into_iter().flat_map(|size| BOTH.map(|storage| (size, storage))) {
         let (u, other) = (given(machine, "u", &[tokens, units], storage), given(machine, "o", &[tokens, d], storage));
         let want = product([units, tokens, d], |i, j| u.values[j * units + i], entry(&other, d));
-        close("unit_gradient", &unit_gradient(&u.array, &other.array).unwrap(), &want, Storage::F32);
+        let sum = unit_gradient(&u.array, &other.array).unwrap();
+        close("unit_gradient", &sum, &want, Storage::F32);
+        add_unit_gradient(&sum, &u.array, &other.array).unwrap();
+        close("add_unit_gradient", &sum, &want.iter().map(|x| 2.0 * x).collect::<Vec<_>>(), Storage::F32);
     }
 }
 
@@ -41,6 +47,6 @@ pub fn a_prefix_is_a_view(machine: &Gpu) {
     let part = w.array.rows(1, 2).unwrap();
     close("a view", &into_units(&x.array, &part, None).unwrap(), &want, BOTH[0]);
     assert!(w.array.rows(4, 2).is_err());
-    let refusal = from_units(&x.array, &w.array, None).unwrap_err().to_string();
+    let refusal = from_units(None, &[(&x.array, &w.array)], None).unwrap_err().to_string();
     assert_eq!(refusal, "from_units: w has shape [5, 4], wanted 4 along the side it shares with h, in f32");
 }

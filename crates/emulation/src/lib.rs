@@ -1,8 +1,10 @@
-//! A machine that runs the sources of `kernels/` on the host, compiled by `c++` (or what `CXX` names).
+//! For tests: a machine that runs the sources of `kernels/` on the host, compiled by `c++` (or what `CXX` names).
 //!
 //! Memory starts as NaN and lies between guards: what a kernel reads but nobody wrote turns its result into NaN, and a
 //! write outside of an array fails the launch. Each kernel runs twice, its threads taking turns in another order, and has
-//! to leave the same bytes: a missing barrier does not.
+//! to leave the same bytes: a missing barrier does not. ([`Host::quick`] runs each once: for whole models.)
+#![expect(unsafe_code, reason = "it loads what it compiles")]
+#![expect(clippy::unwrap_used, reason = "a fault of it fails the test")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
@@ -13,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libloading::{Library, Symbol};
 use taper_base::{Fingerprint, files};
 use taper_kernels::cuda::{
-    Argument, Array, Command, CudaError, Kind, Launch, Machine, Matrix, Module, Product, Result, Storage, Transfer,
+    Argument, Command, CudaError, Launch, Machine, Matrix, Module, Product, Result, Storage, Transfer,
 };
 use taper_nvrtc::FILES;
 
@@ -31,15 +33,34 @@ const BROKEN: &str = "broken.cu";
 static LAUNCH: Mutex<()> = Mutex::new(());
 
 /// The host as a machine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Host {
     state: Mutex<State>,
+    /// Orders of the threads besides their own.
+    orders: &'static [i32],
+    /// Bytes there are.
+    room: usize,
+}
+
+/// What a machine has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Kernels.
+    pub launches: usize,
+    /// Products.
+    pub products: usize,
+    /// Copies to the host, each of which waits for all commands before.
+    pub waits: usize,
+    /// Bytes held at most, since [`Host::reset`].
+    pub peak: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     memory: BTreeMap<u64, Block>,
     libraries: BTreeMap<Module, Library>,
+    held: usize,
+    counts: Counts,
 }
 
 #[derive(Debug)]
@@ -67,8 +88,30 @@ impl Block {
 }
 
 impl Host {
+    /// One that runs each kernel in three orders of its threads.
     pub fn machine() -> Arc<dyn Machine> {
-        Arc::new(Self::default())
+        Arc::new(Self { state: Mutex::default(), orders: &[1, 5], room: usize::MAX })
+    }
+
+    /// One that runs each kernel once.
+    pub fn quick() -> Arc<Self> {
+        Self::with_room(usize::MAX)
+    }
+
+    /// [`Self::quick`] with so many bytes of memory.
+    pub fn with_room(room: usize) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), orders: &[], room })
+    }
+
+    /// What it has done.
+    pub fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
+    /// Counts from now on; the peak from what is held.
+    pub fn reset(&self) {
+        let mut state = self.state();
+        state.counts = Counts { peak: state.held, ..Counts::default() };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -80,19 +123,35 @@ impl Machine for Host {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         let block = Block::new(bytes);
         let address = block.address();
-        self.state().memory.insert(address, block);
+        let mut state = self.state();
+        let free = self.room.saturating_sub(state.held);
+        if bytes > free {
+            return Err(CudaError::OutOfMemory { wanted: bytes, free, total: self.room });
+        }
+        state.held += bytes;
+        state.counts.peak = state.counts.peak.max(state.held);
+        state.memory.insert(address, block);
         Ok(address)
     }
 
     fn release(&self, address: u64) {
-        self.state().memory.remove(&address).unwrap();
+        let mut state = self.state();
+        let block = state.memory.remove(&address).unwrap();
+        state.held -= block.length;
     }
 
     fn copy(&self, transfer: Transfer<'_>) -> Result<()> {
         let mut state = self.state();
         match transfer {
             Transfer::In { from, to } => state.slice(to, from.len()).copy_from_slice(from),
-            Transfer::Out { from, to } => to.copy_from_slice(state.slice(from, to.len())),
+            Transfer::Within { from, to, bytes } => {
+                let values = state.slice(from, bytes).to_vec();
+                state.slice(to, bytes).copy_from_slice(&values);
+            }
+            Transfer::Out { from, to } => {
+                state.counts.waits += 1;
+                to.copy_from_slice(state.slice(from, to.len()));
+            }
         }
         Ok(())
     }
@@ -100,8 +159,12 @@ impl Machine for Host {
     fn run(&self, command: &Command) -> Result<()> {
         let mut state = self.state();
         match command {
-            Command::Launch(launch) => state.launch(launch),
+            Command::Launch(launch) => {
+                state.counts.launches += 1;
+                state.launch(launch, self.orders)
+            }
             Command::Product(product) => {
+                state.counts.products += 1;
                 state.multiply(product);
                 Ok(())
             }
@@ -118,15 +181,18 @@ impl State {
         &mut block.bytes[block.start + from..block.start + from + length]
     }
 
-    fn launch(&mut self, launch: &Launch) -> Result<()> {
+    fn launch(&mut self, launch: &Launch, orders: &[i32]) -> Result<()> {
+        if orders.is_empty() {
+            return self.launch_in_order(launch, 0);
+        }
         let before: Vec<Vec<u8>> = self.memory.values().map(|block| block.bytes.clone()).collect();
         self.launch_in_order(launch, 0)?;
-        for order in [1, 5] {
+        for order in orders {
             let after: Vec<Vec<u8>> = self.memory.values().map(|block| block.bytes.clone()).collect();
             for (block, bytes) in self.memory.values_mut().zip(&before) {
                 block.bytes.copy_from_slice(bytes);
             }
-            self.launch_in_order(launch, order)?;
+            self.launch_in_order(launch, *order)?;
             let same = self.memory.values().zip(&after).all(|(block, bytes)| block.bytes == *bytes);
             if !same {
                 return Err(refused(launch.kernel, "the result depends on the order of the threads"));
@@ -161,30 +227,38 @@ impl State {
         // What cuBLAS refuses: columns that overlap.
         assert!(a.leading >= if a.transposed { k } else { m } && b.leading >= if b.transposed { n } else { k });
         assert!(out.leading >= m && !out.transposed && a.storage == b.storage);
-        let mut at = |matrix: &Matrix, row: usize, column: usize| {
-            let (row, column) = if matrix.transposed { (column, row) } else { (row, column) };
-            let bytes = matrix.storage.bytes();
-            let slice = self.slice(matrix.address + ((column * matrix.leading + row) * bytes) as u64, bytes);
+        let (a, b) = (self.values(&a, [m, k]), self.values(&b, [k, n]));
+        let old = if add { self.values(&out, [m, n]) } else { vec![0.0; m * n] };
+        for (column, b) in b.chunks(k).enumerate() {
+            let mut sums = old[column * m..(column + 1) * m].to_vec();
+            for (a, b) in a.chunks(m).zip(b) {
+                sums.iter_mut().zip(a).for_each(|(sum, a)| *sum += a * b);
+            }
+            let bytes: Vec<u8> = match out.storage {
+                Storage::F32 => sums.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
+                Storage::Bf16 => sums.iter().flat_map(|x| half::bf16::from_f64(*x).to_le_bytes()).collect(),
+            };
+            let address = out.address + (column * out.leading * out.storage.bytes()) as u64;
+            self.slice(address, bytes.len()).copy_from_slice(&bytes);
+        }
+    }
+
+    /// Column by column, turned if it is to be.
+    fn values(&mut self, matrix: &Matrix, [rows, columns]: [usize; 2]) -> Vec<f64> {
+        let bytes = matrix.storage.bytes();
+        let [along, across] = if matrix.transposed { [columns, rows] } else { [rows, columns] };
+        let line = |line: usize, state: &mut Self| -> Vec<f64> {
+            let slice = state.slice(matrix.address + (line * matrix.leading * bytes) as u64, along * bytes);
             match matrix.storage {
-                Storage::F32 => f64::from(f32::from_le_bytes(slice.try_into().unwrap())),
-                Storage::Bf16 => half::bf16::from_le_bytes(slice.try_into().unwrap()).to_f64(),
+                Storage::F32 => slice.as_chunks().0.iter().map(|x| f64::from(f32::from_le_bytes(*x))).collect(),
+                Storage::Bf16 => slice.as_chunks().0.iter().map(|x| half::bf16::from_le_bytes(*x).to_f64()).collect(),
             }
         };
-        let mut values = Vec::new();
-        for column in 0..n {
-            for row in 0..m {
-                let sum: f64 = (0..k).map(|i| at(&a, row, i) * at(&b, i, column)).sum();
-                values.push(sum + if add { at(&out, row, column) } else { 0.0 });
-            }
-        }
-        for (index, value) in values.into_iter().enumerate() {
-            let (row, column) = (index % m, index / m);
-            let bytes = out.storage.bytes();
-            let slice = self.slice(out.address + ((column * out.leading + row) * bytes) as u64, bytes);
-            match out.storage {
-                Storage::F32 => slice.copy_from_slice(&(value as f32).to_le_bytes()),
-                Storage::Bf16 => slice.copy_from_slice(&half::bf16::from_f64(value).to_le_bytes()),
-            }
+        let lines: Vec<Vec<f64>> = (0..across).map(|index| line(index, self)).collect();
+        if matrix.transposed {
+            (0..columns).flat_map(|column| lines.iter().map(move |line| line[column])).collect()
+        } else {
+            lines.concat()
         }
     }
 }
@@ -205,13 +279,13 @@ fn pointer(argument: &Argument) -> *const c_void {
 /// Compiles a module for the host, or takes what an earlier run compiled from the same sources.
 fn compile(module: &Module) -> Library {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let header = std::fs::read_to_string(here.join("tests/cuda/emulation/device.cuh")).unwrap();
-    let origin = if module.file == BROKEN { "tests/cuda/emulation" } else { "../../kernels" };
+    let header = std::fs::read_to_string(here.join("src/device.cuh")).unwrap();
+    let origin = if module.file == BROKEN { "src" } else { "../../kernels" };
     let origin = here.join(origin).join(module.file);
     let text = std::fs::read_to_string(&origin).unwrap();
     let included: String = FILES.iter().filter(|(name, _)| name.ends_with(".cuh")).map(|(_, text)| *text).collect();
     let hash = Fingerprint::of_bytes([&text, &included, &header].map(String::as_str).concat().as_bytes());
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("emulation");
+    let folder = folder();
     let path = folder.join(format!("{module}-{}.so", hash.short()));
     if !path.is_file() {
         std::fs::create_dir_all(&folder).unwrap();
@@ -225,13 +299,19 @@ fn compile(module: &Module) -> Library {
     unsafe { Library::new(&path) }.unwrap()
 }
 
+/// Beside the program that runs: a test lies in `target/<profile>/deps`.
+fn folder() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    program.ancestors().nth(2).unwrap_or(Path::new(".")).join("emulation")
+}
+
 fn build(source: &Path, library: &Path, defines: &[String]) {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let temporary = tempfile::NamedTempFile::new_in(library.parent().unwrap()).unwrap();
     let mut process = Process::new(&compiler);
     process.args(["-std=c++17", "-O1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Werror=uninitialized"]);
     process.args(["-Wno-unused", "-Wno-unknown-pragmas", "-shared", "-fPIC", "-x", "c++", "-I"]);
-    process.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/emulation"));
+    process.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     process.args(defines.iter().map(|define| format!("-D{define}")));
     let output = process.arg(source).arg("-o").arg(temporary.path()).output();
     let output = output.unwrap_or_else(|cause| panic!("the emulation needs a C++ compiler; {compiler}: {cause}"));
@@ -244,27 +324,5 @@ fn kernels_of(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.strip_prefix("KERNEL ")?.split('(').next())
 }
 
-/// What running a kernel of `broken.cu` on 64 threads says, and what it leaves.
-fn run_broken(kernel: &'static str) -> (String, Vec<f32>) {
-    let machine = Host::machine();
-    let array = Array::uninitialised(&machine, &[64], Kind::F32).unwrap();
-    let module = Module { file: BROKEN, storage: Storage::F32, d_head: None };
-    let address = array.address();
-    let launch =
-        Launch { module, kernel, grid: [2, 1, 1], block: 64, shared: 256, arguments: vec![Argument::Pointer(address)] };
-    let said = machine.run(&Command::Launch(launch)).err().map(|refusal| refusal.to_string());
-    (said.unwrap_or_default(), array.to_host().unwrap())
-}
-
-#[test]
-fn faults_are_found() {
-    let found = |kernel| run_broken(kernel).0;
-    assert_eq!(found("missing_barrier"), "missing_barrier: the result depends on the order of the threads");
-    assert_eq!(found("across_blocks"), "across_blocks: the result depends on the order of the threads");
-    assert_eq!(found("parted"), "parted: threads wait for others that have ended or wait elsewhere");
-    assert!(found("two_collectives").starts_with("two_collectives: threads part: "));
-    assert_eq!(found("beyond"), "beyond: a write outside of an array");
-    assert_eq!(found("beyond_shared"), "beyond_shared: a write beyond dynamic shared memory");
-    let (said, left) = run_broken("unwritten");
-    assert!(said.is_empty() && left[0].is_nan() && left[1..].iter().all(|x| *x == 1.0), "{said} {left:?}");
-}
+#[cfg(test)]
+mod tests;
