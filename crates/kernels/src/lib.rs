@@ -24,8 +24,10 @@ mod matrix;
 mod moments;
 mod norm;
 mod rope;
+mod scores;
 mod simd;
 mod stats;
+mod tree;
 
 use candle_core::Device;
 
@@ -42,7 +44,9 @@ pub use loss::{HeadGradients, LOGITS, cross_entropy, token_losses};
 pub use moments::Moments;
 pub use norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};
 pub use rope::{Rope, Turn};
+pub use scores::{TokenScore, token_scores};
 pub use stats::{abs_product_sum, column_square_sums, row_abs_sums, square_sum};
+pub use tree::{Run, Tree, tree_attention};
 
 /// Why an operation could not run.
 #[derive(Debug, thiserror::Error)]
