@@ -37,7 +37,10 @@ pub(crate) fn tasks(args: &Args, given: &TasksArgs) -> anyhow::Result<ExitCode> 
             own.add_folder(folder).map_err(taper_pipeline::PipelineError::from)?;
         }
         let names: Vec<&str> = own.tasks().map(|task| task.task.as_str()).collect();
-        return print(args, &json!({ "tasks": names }), || format!("{} tasks, nothing wrong", names.len()));
+        return print(args, &json!({ "tasks": names }), || {
+            let plural = if names.len() == 1 { "" } else { "s" };
+            format!("{} task{plural}, nothing wrong", names.len())
+        });
     }
     let suite = taper_pipeline::suite(&given.task_path)?;
     let all: Vec<_> = suite.tasks().collect();

@@ -1,7 +1,7 @@
 //! The harness: tasks as data, answers of a model, and results number for number as lm-evaluation-harness 0.4.13 gives them.
 //!
 //! [`Suite`] (what tasks there are) → [`evaluate`] (prompts, requests, answers, values) → [`report`] (the results' layout)
-//! or [`compare`] (two models, document by document).
+//! or [`compare()`] (two models, document by document).
 
 mod answer;
 mod builtin;
