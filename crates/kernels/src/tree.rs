@@ -178,7 +178,7 @@ mod tests {
         let (root, stem) = (0..70, 70..75);
         let runs = [
             run(root.clone(), &[]),
-            run(stem.clone(), &[root.clone()]),
+            run(stem.clone(), std::slice::from_ref(&root)),
             run(75..76, &[root.clone(), stem.clone()]),
             run(76..150, &[root.clone(), stem]),
             run(150..153, &[root]),

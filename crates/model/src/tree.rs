@@ -194,12 +194,13 @@ mod tests {
         let layout = Layout::of(&texts);
         assert_eq!(layout.tokens, [1, 2, 3, 4, 5, 9, 7]);
         let run = |rows: std::ops::Range<usize>, past: Vec<std::ops::Range<usize>>| Run { rows, past };
+        let root = 0..1;
         let wanted = [
-            run(0..1, vec![]),
-            run(1..2, vec![0..1]),
+            run(root.clone(), vec![]),
+            run(1..2, vec![root.clone()]),
             run(2..3, vec![0..1, 1..2]),
             run(3..5, vec![0..1, 1..2]),
-            run(5..6, vec![0..1]),
+            run(5..6, vec![root]),
             run(6..7, vec![]),
         ];
         assert_eq!(layout.runs, wanted);

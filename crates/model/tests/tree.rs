@@ -1,7 +1,5 @@
 //! Scores of continuations over a tree of shared beginnings are those of PyTorch's logits, for every family.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
-
 use std::path::Path;
 
 use candle_core::{DType, Device};

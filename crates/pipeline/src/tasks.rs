@@ -164,7 +164,11 @@ fn documents(
     let mut documents = Vec::new();
     for file in files {
         let read = read_records(&file);
-        let named = |cause| HarnessError::Documents { task: task.task.clone(), split: split.to_owned(), cause };
+        let named = |cause| HarnessError::Documents {
+            task: task.task.clone(),
+            split: split.to_owned(),
+            cause: Box::new(cause),
+        };
         documents.extend(read.map_err(named)?);
     }
     let is_of = |document: &Fields| task.dataset_where.iter().all(|(field, value)| document.get(field) == Some(value));

@@ -39,7 +39,7 @@ pub enum HarnessError {
         split: String,
         /// What is wrong.
         #[source]
-        cause: taper_data::DataError,
+        cause: Box<taper_data::DataError>,
     },
     /// Data of a task that cannot be fetched.
     #[error("task {task}, split {split}")]
