@@ -126,7 +126,7 @@ fn compare(document: &Value, sample: &Value, what: &str) -> f64 {
         }
     }
     if !document["ll"].is_null() {
-        worst = off(&document["ll"], &sample["resps"][0]).max(worst);
+        worst = off(&document["ll"], &sample["resps"][0][0]).max(worst);
     }
     if !document["generation"].is_null() {
         assert_eq!(document["generation"], sample["resps"][0][0], "{what}");
