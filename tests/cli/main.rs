@@ -14,3 +14,4 @@ mod mutations;
 mod racing;
 mod recipe_messages;
 mod support;
+mod tasks;

@@ -21,7 +21,8 @@ fn no_arguments_show_the_help() {
       check    Check a recipe without reading weights
       search   Run a recipe up to the search: which architecture is best
       prune    Run a recipe up to the pruned checkpoint, without evaluating it
-      eval     Perplexity of a checkpoint, taper's or not, on text
+      eval     Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text
+      tasks    The tasks there are: what they measure, shots, data, licence
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
       logits   Write a checkpoint's logits to a safetensors file, to compare with another program's
       bench    How fast a checkpoint answers here: time to first token, per token, memory
@@ -69,7 +70,8 @@ fn help_says_where_to_start() {
       check    Check a recipe without reading weights
       search   Run a recipe up to the search: which architecture is best
       prune    Run a recipe up to the pruned checkpoint, without evaluating it
-      eval     Perplexity of a checkpoint, taper's or not, on text
+      eval     Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text
+      tasks    The tasks there are: what they measure, shots, data, licence
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
       logits   Write a checkpoint's logits to a safetensors file, to compare with another program's
       bench    How fast a checkpoint answers here: time to first token, per token, memory

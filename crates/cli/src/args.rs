@@ -77,8 +77,14 @@ pub(crate) enum Command {
     Search(RecipeArgs),
     /// Run a recipe up to the pruned checkpoint, without evaluating it.
     Prune(RecipeArgs),
-    /// Perplexity of a checkpoint, taper's or not, on text.
-    Eval(EvalArgs),
+    /// Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text.
+    ///
+    /// With --tasks: the numbers that lm-evaluation-harness 0.4.13 gives for the same task version, shots and documents. Every
+    /// answer is kept on disk, so an interrupted evaluation goes on where it was, and a second one costs nothing.
+    /// With --text: perplexity.
+    Eval(Box<EvalArgs>),
+    /// The tasks there are: what they measure, shots, data, licence.
+    Tasks(TasksArgs),
     /// Score given candidates: loss, correlation per sub-block and their sum, gradient norms.
     ///
     /// The numbers anybody can compare with a reference of their own.
@@ -116,9 +122,11 @@ pub(crate) struct RecipeArgs {
 pub(crate) struct EvalArgs {
     /// Hub id, id@revision or folder.
     pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) tasks: TaskArgs,
     /// Text file or folder: .txt (documents between empty lines), .jsonl or .parquet (field `text`).
-    #[arg(long)]
-    pub(crate) text: PathBuf,
+    #[arg(long, required_unless_present = "tasks", conflicts_with = "tasks", help_heading = "Perplexity")]
+    pub(crate) text: Option<PathBuf>,
     /// The .jsonl field or .parquet column that holds the text.
     #[arg(long, default_value = "text")]
     pub(crate) field: String,
@@ -140,6 +148,76 @@ pub(crate) struct EvalArgs {
     /// Use only the first N tokens.
     #[arg(long)]
     pub(crate) tokens: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Benchmarks")]
+pub(crate) struct TaskArgs {
+    /// Names of tasks and groups, e.g. `arc_easy,hellaswag,mmlu` or `standard`.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) tasks: Vec<String>,
+    /// Another checkpoint to compare with: differences with bootstrap intervals, and answers that flipped.
+    #[arg(long, value_name = "MODEL", requires = "tasks")]
+    pub(crate) against: Option<String>,
+    /// Shots, instead of the tasks' own. A task that says 0 keeps it.
+    #[arg(long, requires = "tasks")]
+    pub(crate) shots: Option<usize>,
+    /// The first N documents of each task, or a share of them below 1.
+    #[arg(long, value_name = "N", value_parser = limit, requires = "tasks")]
+    pub(crate) limit: Option<f64>,
+    /// Folder with `<task>/<split>.jsonl`, `.json` or `.parquet`, instead of the Hub.
+    #[arg(long, value_name = "FOLDER", requires = "tasks")]
+    pub(crate) data: Option<PathBuf>,
+    /// Folder of your own tasks: a task.yaml, or folders with one each. Repeatable.
+    #[arg(long, value_name = "FOLDER", requires = "tasks")]
+    pub(crate) task_path: Vec<PathBuf>,
+    /// Ask again what is on disk already.
+    #[arg(long, requires = "tasks")]
+    pub(crate) fresh: bool,
+    /// Every document in the JSON, with what was asked and answered; needs --json.
+    #[arg(long, requires = "tasks", requires = "json")]
+    pub(crate) log_samples: bool,
+    /// File of answers, instead of TAPER_EVAL_STORE or the one in the user's cache.
+    #[arg(long, value_name = "FILE", requires = "tasks")]
+    pub(crate) answers: Option<PathBuf>,
+    /// Seed of few-shot documents; lm-evaluation-harness's by default.
+    #[arg(long, default_value_t = taper_pipeline::FEWSHOT_SEED)]
+    pub(crate) fewshot_seed: u64,
+    /// Resamples for the standard error of a perplexity; 0: none.
+    #[arg(long, default_value_t = taper_pipeline::BOOTSTRAP)]
+    pub(crate) bootstrap: usize,
+    /// Worker threads; by default `RAYON_NUM_THREADS`, or one a core.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), requires = "tasks")]
+    pub(crate) threads: Option<u16>,
+}
+
+fn limit(text: &str) -> Result<f64, String> {
+    let limit: f64 = text.parse().map_err(|cause| format!("{cause}"))?;
+    let whole = limit >= 1.0 && limit.fract() == 0.0 && limit < 1e15;
+    if whole || (limit > 0.0 && limit < 1.0) {
+        Ok(limit)
+    } else {
+        Err("wanted a number of documents, or a share below 1".to_owned())
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TasksArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<TasksCommand>,
+    /// Folder of your own tasks. Repeatable.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) task_path: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TasksCommand {
+    /// Say what is wrong with task files, by line.
+    Check {
+        /// Folders: a task.yaml, or folders with one each.
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,6 +1,7 @@
 //! Pages for people.
 
 pub(crate) mod latency;
+pub(crate) mod tasks;
 
 use std::fmt::{self, Write};
 use std::path::PathBuf;

@@ -26,6 +26,22 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// A file of documents with fields whose name does not say how to read it.
+    #[error("{}: documents are read from .jsonl, .json and .parquet files", path.display())]
+    RecordFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A value that documents cannot have.
+    #[error("{at}: `{field}` is {found}, wanted text, a number, true or false, or a list or an object of those")]
+    Value {
+        /// The file and row.
+        at: String,
+        /// The field.
+        field: String,
+        /// What it holds.
+        found: String,
+    },
     /// A folder without a single file of text.
     #[error("{}: no .txt, .jsonl or .parquet file among its {entries} entries; subfolders are not searched", path.display())]
     EmptyFolder {

@@ -1,5 +1,6 @@
-//! Evaluation of checkpoints, taper's own or not: perplexity on text, latency on this machine.
+//! Evaluation of checkpoints, taper's own or not: tasks, perplexity on text, latency on this machine.
 
+pub mod harness;
 pub mod latency;
 pub mod perplexity;
 

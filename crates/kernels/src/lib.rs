@@ -28,9 +28,11 @@ mod moments;
 mod norm;
 mod pending;
 mod rope;
+mod scores;
 mod simd;
 mod stats;
 mod tensor;
+mod tree;
 
 use candle_core::Device;
 
@@ -43,7 +45,9 @@ pub use loss::LOGITS;
 pub use moments::Moments;
 pub use pending::Pending;
 pub use rope::Turn;
+pub use scores::TokenScore;
 pub use tensor::Tensor;
+pub use tree::{Run, Tree};
 
 /// Why an operation could not run.
 #[derive(Debug, thiserror::Error)]

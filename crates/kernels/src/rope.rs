@@ -34,8 +34,8 @@ impl Rope {
         Self::at(frequencies, 0..tokens)
     }
 
-    /// As [`Self::new`], but row `r` is at position `positions.start + r mod positions.len()`.
-    pub fn at(frequencies: &[f32], positions: std::ops::Range<usize>) -> Self {
+    /// As [`Self::new`], but row `r` is at the position of that number, `r mod positions.len()`.
+    pub fn at(frequencies: &[f32], positions: impl ExactSizeIterator<Item = usize>) -> Self {
         let tokens = positions.len();
         let angles = positions.flat_map(|t| frequencies.iter().map(move |f| t as f32 * f));
         let (cos, sin) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();

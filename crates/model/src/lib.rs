@@ -19,6 +19,7 @@ mod mlp;
 mod model;
 mod parameter;
 mod save;
+mod tree;
 
 pub use checkpoint::Checkpoint;
 pub use decode::{Decoder, Part, Passed, greedy};
@@ -30,3 +31,4 @@ pub use memory::PassMemory;
 pub use model::{Model, rope_frequencies};
 pub use parameter::{Parameter, Place, parameter_count, parameters};
 pub use save::{StoredType, save};
+pub use tree::{Continuation, Scored};

@@ -60,6 +60,9 @@ pub enum PipelineError {
     /// Evaluation.
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// Tasks.
+    #[error(transparent)]
+    Harness(#[from] taper_eval::harness::HarnessError),
     /// A file of ours.
     #[error("{}", path.display())]
     Io {

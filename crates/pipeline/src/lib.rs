@@ -20,6 +20,7 @@ mod score;
 pub mod stage;
 mod stages;
 pub mod store;
+mod tasks;
 
 pub use about::{
     BlockInspection, EvalReport, EvalRequest, Finding, Inspection, Method, doctor, eval, inspect, methods,
@@ -37,4 +38,6 @@ pub use stage::StageKey;
 pub use stages::evaluate::{Evaluation, LatencyReport, LatencyRow, Row};
 pub use stages::search::{Found, Saved, Verified};
 pub use store::{StoreError, StoredTrial, TrialStore};
+pub use taper_eval::harness::{BOOTSTRAP, Comparison, FEWSHOT_SEED, OutputType, Suite};
 pub use taper_eval::{Latency, Spread};
+pub use tasks::{TaskReport, TaskRequest, eval_tasks, suite};

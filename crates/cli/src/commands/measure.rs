@@ -10,9 +10,10 @@ use crate::args::{Args, EvalArgs, LogitsArgs, ScoreArgs};
 use crate::render;
 
 pub(crate) fn eval(args: &Args, given: &EvalArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
+    let Some(text) = given.text.clone() else { return super::tasks::eval(args, given, console) };
     let request = EvalRequest {
         model: given.model.parse()?,
-        text: given.text.clone(),
+        text,
         field: given.field.clone(),
         whole: given.whole,
         window: given.window,

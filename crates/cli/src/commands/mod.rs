@@ -4,6 +4,7 @@ mod about;
 mod bench;
 mod measure;
 mod recipe;
+mod tasks;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Check { schema: true, .. } => recipe::schema(),
         Command::Check { recipe: given, .. } => recipe::check(args, given.as_deref()),
         Command::Eval(given) => measure::eval(args, given, &*console),
+        Command::Tasks(given) => tasks::tasks(args, given),
         Command::Score(given) => measure::score(args, given, &*console),
         Command::Logits(given) => measure::logits(args, given, &*console),
         Command::Bench(given) => bench::bench(args, given, &*console),

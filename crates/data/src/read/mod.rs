@@ -8,6 +8,8 @@ use std::path::Path;
 
 use crate::{DataError, TextSource};
 
+pub(crate) use parquet::{guard, inside};
+
 /// What a file's name says of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {

@@ -55,7 +55,7 @@ fn is_text(path: &Path, field: &str, column: &ColumnDescriptor) -> Result<(), Da
 }
 
 /// The reader trusts these offsets: it panics on negative ones, and allocates before it reads.
-fn inside(path: &Path, chunk: &ColumnChunkMetaData, size: u64) -> Result<(), DataError> {
+pub(crate) fn inside(path: &Path, chunk: &ColumnChunkMetaData, size: u64) -> Result<(), DataError> {
     let starts = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset()];
     let length = u64::try_from(chunk.compressed_size()).ok();
     let fits = |start: i64| Some(u64::try_from(start).ok()?.checked_add(length?)? <= size);
@@ -115,7 +115,7 @@ impl Rows<'_> {
 }
 
 /// Runs a piece of the parquet library. It is meant to return errors, yet asserts some of what a damaged file can break.
-fn guard<T>(path: &Path, work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, DataError> {
+pub(crate) fn guard<T>(path: &Path, work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, DataError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|cause| DataError::Parquet { path: path.to_owned(), cause }),
         Err(panic) => {
