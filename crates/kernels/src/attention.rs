@@ -155,7 +155,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
 }
 
 /// Softmax of `scores[seen]` in place, zero elsewhere; returns the log of the sum.
-fn softmax(scores: &mut [f32], seen: std::ops::Range<usize>) -> f32 {
+pub(crate) fn softmax(scores: &mut [f32], seen: std::ops::Range<usize>) -> f32 {
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
     let scores = &mut scores[seen];

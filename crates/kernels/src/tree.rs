@@ -10,10 +10,9 @@ use std::ops::Range;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::exp::exp;
+use crate::attention::softmax;
 use crate::host::{self, Host};
 use crate::matrix::{Out, View, multiply};
-use crate::simd::{most, sum, wide};
 use crate::{KernelError, Result};
 
 /// Queries handled at once.
@@ -136,19 +135,6 @@ pub fn tree_attention(q: &Tensor, k: &Tensor, v: &Tensor, tree: Tree<'_>) -> Res
         }
     }
     host::tensor(OP, out, &[rows, width])
-}
-
-/// Softmax of `scores[seen]` in place, zero elsewhere.
-fn softmax(scores: &mut [f32], seen: Range<usize>) {
-    scores[..seen.start].fill(0.0);
-    scores[seen.end..].fill(0.0);
-    let scores = &mut scores[seen];
-    wide(|| {
-        let most = most(scores);
-        scores.iter_mut().for_each(|score| *score = exp(*score - most));
-        let inverse = 1.0 / sum(scores.len(), |i| scores[i]);
-        scores.iter_mut().for_each(|score| *score *= inverse);
-    });
 }
 
 #[cfg(test)]
