@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::path::{Path, PathBuf};
+mod shared;
+
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use taper_arch::{SelectedAttention, SelectedBlock, SubBlock};
 use taper_model::{Batch, Checkpoint, Decoder, Model, Part, greedy};
+
+use shared::golden_folders;
 
 /// Largest difference from the full forward, relative to the largest logit: two orders of summation in f32.
 const CACHED: f64 = 1e-5;
@@ -20,14 +24,6 @@ struct Tiny {
     logits: Vec<Vec<Vec<f32>>>, // of PyTorch
 }
 
-fn folders() -> Vec<PathBuf> {
-    let all = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")).unwrap();
-    let mut all: Vec<_> = all.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
-    all.sort();
-    assert_eq!(all.len(), 7);
-    all
-}
-
 fn all() -> Vec<Tiny> {
     let open = |folder: &PathBuf| {
         let golden = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
@@ -38,7 +34,7 @@ fn all() -> Vec<Tiny> {
             logits: golden["logits"].to_vec3().unwrap(),
         }
     };
-    folders().iter().map(open).collect()
+    golden_folders().iter().map(open).collect()
 }
 
 fn column(ids: &[Vec<u32>], from: usize, to: usize) -> Vec<u32> {

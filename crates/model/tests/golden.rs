@@ -2,23 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod shared;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use taper_model::{Batch, Checkpoint, Gradients, Model, Recompute, parameters};
 
+use shared::golden_folders;
+
 const LOGITS: f64 = 1e-4; // as golden/README.toml says, and why
 const LOSS: f64 = 1e-5;
 const GRADIENT: f64 = 1e-4;
-
-fn folders() -> Vec<PathBuf> {
-    let all = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")).unwrap();
-    let mut all: Vec<_> = all.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
-    all.sort();
-    assert_eq!(all.len(), 7);
-    all
-}
 
 struct Golden {
     model: Model,
@@ -47,7 +43,7 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 
 #[test]
 fn logits_are_those_of_transformers() {
-    for folder in folders() {
+    for folder in golden_folders() {
         let golden = Golden::open(&folder);
         let logits = golden.model.logits(golden.batch()).unwrap();
         let worst = testkit::max_abs_diff(&flat(&logits), &flat(&golden.values["logits"]));
@@ -57,7 +53,7 @@ fn logits_are_those_of_transformers() {
 
 #[test]
 fn loss_and_every_gradient_are_those_of_pytorch() {
-    for folder in folders() {
+    for folder in golden_folders() {
         let golden = Golden::open(&folder);
         for recompute in [Recompute::Nothing, Recompute::Insides] {
             let mut sink = Gradients { tied_head: golden.model.spec().tied_head, ..Gradients::default() };
@@ -85,7 +81,7 @@ fn loss_and_every_gradient_are_those_of_pytorch() {
 
 #[test]
 fn pieces_of_a_batch_give_the_gradient_of_the_whole() {
-    let golden = Golden::open(&folders()[0]);
+    let golden = Golden::open(&golden_folders()[0]);
     let gradients = |tokens: usize| {
         let mut sink = Gradients::default();
         for piece in golden.batch().pieces(tokens) {

@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![expect(clippy::print_stdout, reason = "the largest differences, for --nocapture")]
 
-use std::path::{Path, PathBuf};
+mod shared;
+
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -12,6 +14,8 @@ use emulation::Host;
 use taper_arch::{ModelSpec, SelectedBlock, Selection};
 use taper_kernels::cuda::{Machine, Storage};
 use taper_model::{Batch, Checkpoint, Gradient, Gradients, Model, PassMemory, Place, Recompute, Sink, calibrate};
+
+use shared::golden_folders;
 
 /// Of losses and of each gradient's norm. f32: sums in other orders.
 const F32: f64 = 1e-4;
@@ -30,11 +34,7 @@ struct Tiny {
 
 impl Tiny {
     fn all() -> Vec<Self> {
-        let all = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")).unwrap();
-        let mut all: Vec<PathBuf> = all.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
-        all.sort();
-        assert_eq!(all.len(), 7);
-        all.iter().map(|folder| Self::open(folder)).collect()
+        golden_folders().iter().map(|folder| Self::open(folder)).collect()
     }
 
     fn open(folder: &Path) -> Self {

@@ -1,9 +1,11 @@
 //! Scores of continuations over a tree of shared beginnings are those of PyTorch's logits, for every family.
 
-use std::path::Path;
+mod shared;
 
 use candle_core::{DType, Device};
 use taper_model::{Checkpoint, Continuation, Model};
+
+use shared::golden_folders;
 
 /// Largest difference of a sum of log-probabilities from PyTorch's, relative: as `golden/README.toml` says of logits.
 const GOLDEN: f64 = 1e-4;
@@ -23,15 +25,8 @@ fn reference(logits: &[Vec<f32>], upto: usize, target: &[u32]) -> (f64, bool) {
 
 #[test]
 fn every_family_scores_what_pytorch_scores() {
-    let mut folders: Vec<_> = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
-        .collect();
-    folders.sort();
-    assert_eq!(folders.len(), 7);
     let (mut cases, mut hits) = (0, 0);
-    for folder in folders {
+    for folder in golden_folders() {
         let golden = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
         let ids: Vec<Vec<u32>> = golden["input_ids"].to_dtype(DType::U32).unwrap().to_vec2().unwrap();
         let logits: Vec<Vec<Vec<f32>>> = golden["logits"].to_vec3().unwrap();
@@ -63,9 +58,7 @@ fn every_family_scores_what_pytorch_scores() {
 
 #[test]
 fn what_cannot_be_scored_is_refused() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
-    let folder = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
-    let model = Model::load(&Checkpoint::open(&folder.unwrap()).unwrap()).unwrap();
+    let model = Model::load(&Checkpoint::open(&golden_folders()[0]).unwrap()).unwrap();
     let refusal = |texts: &[Continuation<'_>]| model.score(texts).unwrap_err().to_string();
     assert_eq!(refusal(&[]), "token ids: no continuation to score");
     let none = Continuation { input: &[1, 2], target: &[] };

@@ -7,9 +7,11 @@ mod calibration;
 mod gradient;
 mod masked;
 mod reference;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod sorted;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
@@ -17,6 +19,7 @@ use taper_arch::{ModelSpec, SelectedBlock, Selection};
 use taper_model::{Batch, Checkpoint, Model, Place, StoredType, parameters, save};
 
 use crate::reference::Reference;
+use crate::shared::golden_folders;
 
 /// Largest difference of a logit, relative to the model's largest logit (4 to 11 here) if that is above 1: two orders of
 /// summation in f32 differ by about 1e-6 of it, and by which amount depends on the processor.
@@ -34,11 +37,7 @@ pub(crate) struct Tiny {
 
 impl Tiny {
     pub(crate) fn all() -> Vec<Self> {
-        let all = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")).unwrap();
-        let mut all: Vec<PathBuf> = all.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
-        all.sort();
-        assert_eq!(all.len(), 7);
-        all.iter().map(|folder| Self::open(folder)).collect()
+        golden_folders().iter().map(|folder| Self::open(folder)).collect()
     }
 
     fn open(folder: &Path) -> Self {

@@ -1,0 +1,14 @@
+//! What several tests of this crate need.
+
+use std::path::{Path, PathBuf};
+
+/// The models of `golden/`, sorted.
+pub(crate) fn golden_folders() -> Vec<PathBuf> {
+    let all =
+        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")).expect("golden/ lies in the crate");
+    let mut all: Vec<_> =
+        all.map(|entry| entry.expect("golden/ can be listed").path()).filter(|path| path.is_dir()).collect();
+    all.sort();
+    assert_eq!(all.len(), 7);
+    all
+}
