@@ -25,7 +25,7 @@ pub fn accumulate(sum: &Tensor, x: &Tensor) -> Result<()> {
 }
 
 pub(crate) fn add(sum: &mut [f32], x: &[f32]) {
-    wide(|| sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x));
+    wide!(|| sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x));
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub(crate) fn gated(
     let mut out = vec![0.0; g.len()];
     let pieces = out.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE));
     pieces.for_each(|((out, g), u)| {
-        wide(|| out.iter_mut().zip(g).zip(u).for_each(|((out, g), u)| *out = f(*g, *u)));
+        wide!(|| out.iter_mut().zip(g).zip(u).for_each(|((out, g), u)| *out = f(*g, *u)));
     });
     host::tensor(op, out, gate.dims())
 }
@@ -64,7 +64,7 @@ pub(crate) fn gated_backward(
     let outputs = dgate.par_chunks_mut(PIECE).zip(dup.par_chunks_mut(PIECE));
     let pieces = outputs.zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE)).zip(dh.par_chunks(PIECE));
     pieces.for_each(|((((dgate, dup), g), u), dh)| {
-        wide(|| {
+        wide!(|| {
             for ((((dgate, dup), g), u), dh) in dgate.iter_mut().zip(dup).zip(g).zip(u).zip(dh) {
                 (*dgate, *dup) = f(*g, *u, *dh);
             }

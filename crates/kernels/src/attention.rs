@@ -159,7 +159,7 @@ pub(crate) fn softmax(scores: &mut [f32], seen: std::ops::Range<usize>) -> f32 {
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
     let scores = &mut scores[seen];
-    wide(|| {
+    wide!(|| {
         let most = most(scores);
         scores.iter_mut().for_each(|score| *score = exp(*score - most));
         let sum = sum(scores.len(), |i| scores[i]);
@@ -272,7 +272,7 @@ fn score_gradient(p: &mut [f32], dp: &mut [f32], seen: std::ops::Range<usize>, l
         values[seen.end..].fill(0.0);
     }
     let (p, dp) = (&mut p[seen.clone()], &mut dp[seen]);
-    wide(|| {
+    wide!(|| {
         for (p, dp) in p.iter_mut().zip(dp) {
             *p = exp(*p - log_sum);
             *dp = *p * (*dp - along);
@@ -281,7 +281,7 @@ fn score_gradient(p: &mut [f32], dp: &mut [f32], seen: std::ops::Range<usize>, l
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    wide(|| sum(a.len(), |i| a[i] * b[i]))
+    wide!(|| sum(a.len(), |i| a[i] * b[i]))
 }
 
 #[cfg(test)]

@@ -47,7 +47,9 @@ pub(crate) fn multiply(arch: Arch, out: Out<'_>, a: View<'_>, b: View<'_>) {
     }
     let [height, width] = arch.dispatch(Tile);
     let deep = k.div_ceil(k.div_ceil(DEPTH));
-    let tall = m.div_ceil(4 * rayon::current_num_threads()).div_ceil(height).clamp(1, 8) * height; // rows of a task
+    let threads = rayon::current_num_threads();
+    let most = m.div_ceil(4 * threads).div_ceil(height).clamp(1, 8) * height; // rows of a task, before all get as many
+    let tall = m.div_ceil(m.div_ceil(most).next_multiple_of(threads));
     let mut packed = vec![0.0; deep * n.min(COLUMNS).next_multiple_of(width)];
     for left in (0..n).step_by(COLUMNS) {
         let columns = COLUMNS.min(n - left);
@@ -55,8 +57,7 @@ pub(crate) fn multiply(arch: Arch, out: Out<'_>, a: View<'_>, b: View<'_>) {
             let depth = deep.min(k - start);
             let packed = &mut packed[..columns.next_multiple_of(width) * depth];
             packed.par_chunks_mut(width * depth).enumerate().for_each(|(panel, out)| {
-                let first = left + panel * width;
-                arch.dispatch(|| pack(b, start, first..n.min(first + width), width, out));
+                arch.dispatch(Panel { b, start, first: left + panel * width, width, out });
             });
             values.par_chunks_mut(tall * stride).take(m.div_ceil(tall)).enumerate().for_each(|(index, out)| {
                 let top = index * tall;
@@ -68,38 +69,63 @@ pub(crate) fn multiply(arch: Arch, out: Out<'_>, a: View<'_>, b: View<'_>) {
     }
 }
 
-/// Terms `start..` of `columns` of `b` as `[terms, width]`; columns that are not there are zero.
-#[inline(always)]
-fn pack(b: View<'_>, start: usize, columns: std::ops::Range<usize>, width: usize, out: &mut [f32]) {
-    const SIDE: usize = 4;
-    let here = columns.len();
-    if here < width {
-        out.fill(0.0);
-    }
-    if !b.turned() {
-        for (term, out) in out.chunks_mut(width).enumerate() {
-            out[..here].copy_from_slice(&b.line(start + term)[columns.clone()]);
+/// Terms `start..` of the columns from `first` on as `[terms, width]`; columns that are not there are zero.
+struct Panel<'a> {
+    b: View<'a>,
+    start: usize,
+    first: usize,
+    width: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Panel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { b, start, first, width, out } = self;
+        let here = width.min(b.shape()[1] - first);
+        if here < width {
+            out.fill(0.0);
         }
-        return;
-    }
-    let depth = out.len() / width;
-    let line = |column: usize| &b.line(columns.start + column)[start..start + depth];
-    let whole = here / SIDE * SIDE;
-    for column in (0..whole).step_by(SIDE) {
-        let lines: [&[f32]; SIDE] = std::array::from_fn(|side| line(column + side));
-        let pieces = lines.map(|line| line.as_chunks::<SIDE>().0);
-        for piece in 0..depth / SIDE {
-            let block = &mut out[piece * SIDE * width + column..][..(SIDE - 1) * width + SIDE];
-            for (row, values) in transposed(pieces.map(|pieces| pieces[piece])).into_iter().enumerate() {
-                block[row * width..][..SIDE].copy_from_slice(&values);
+        if b.turned() {
+            return turn(b, start, first..first + here, width, out);
+        }
+        for (term, out) in out.chunks_mut(width).enumerate() {
+            let line = &b.line(start + term)[first..];
+            match (out.first_chunk_mut::<WIDEST>(), line.first_chunk::<WIDEST>()) {
+                (Some(out), Some(line)) if here == WIDEST => *out = *line, // without a call
+                _ => out[..here].copy_from_slice(&line[..here]),
             }
         }
-        for term in depth / SIDE * SIDE..depth {
-            lines.iter().zip(&mut out[term * width + column..]).for_each(|(line, out)| *out = line[term]);
-        }
     }
-    for column in whole..here {
-        line(column).iter().zip(out.chunks_mut(width)).for_each(|(x, out)| out[column] = *x);
+}
+
+/// Columns that lie in one piece each, into a panel: a few terms of all columns at a time, which the first cache holds.
+#[inline(always)]
+fn turn(b: View<'_>, start: usize, columns: std::ops::Range<usize>, width: usize, out: &mut [f32]) {
+    const SIDE: usize = 4;
+    let whole = columns.len() / SIDE * SIDE;
+    for (part, out) in out.chunks_mut(LINE * width).enumerate() {
+        let (start, depth) = (start + part * LINE, out.len() / width);
+        let line = |column: usize| &b.line(columns.start + column)[start..start + depth];
+        for column in (0..whole).step_by(SIDE) {
+            (0..SIDE).for_each(|side| b.fetch(columns.start + width + column + side, start)); // the next panel's
+            let lines: [&[f32]; SIDE] = std::array::from_fn(|side| line(column + side));
+            let pieces = lines.map(|line| line.as_chunks::<SIDE>().0);
+            for piece in 0..depth / SIDE {
+                let block = &mut out[piece * SIDE * width + column..][..(SIDE - 1) * width + SIDE];
+                for (row, values) in transposed(pieces.map(|pieces| pieces[piece])).into_iter().enumerate() {
+                    block[row * width..][..SIDE].copy_from_slice(&values);
+                }
+            }
+            for term in depth / SIDE * SIDE..depth {
+                lines.iter().zip(&mut out[term * width + column..]).for_each(|(line, out)| *out = line[term]);
+            }
+        }
+        for column in whole..columns.len() {
+            line(column).iter().zip(out.chunks_mut(width)).for_each(|(x, out)| out[column] = *x);
+        }
     }
 }
 

@@ -131,7 +131,7 @@ pub fn decode_attention(q: &Tensor, cache: &KvCache, kv_of: &[usize]) -> Result<
 
 /// `exp(score − greatest)` in place; returns their sum.
 fn softmax(scores: &mut [f32]) -> f32 {
-    wide(|| {
+    wide!(|| {
         let most = most(scores);
         scores.iter_mut().for_each(|score| *score = exp(*score - most));
         sum(scores.len(), |i| scores[i])

@@ -30,7 +30,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let (input, weight, bias) = (Host::of(OP, x)?, Host::of(OP, weight)?, Host::of(OP, bias)?);
     let mut out = vec![0.0; input.len()];
     out.par_chunks_mut(d).zip(input.par_chunks(d)).for_each(|(out, row)| {
-        wide(|| {
+        wide!(|| {
             let (mean, scale) = statistics(row, eps);
             for (((out, x), w), b) in out.iter_mut().zip(row).zip(&*weight).zip(&*bias) {
                 *out = w * ((x - mean) * scale) + b;
@@ -55,7 +55,7 @@ pub fn layer_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -
     let mut out = vec![0.0; input.len()];
     let rows = out.par_chunks_mut(d).zip(input.par_chunks(d)).zip(dy.par_chunks(d));
     rows.for_each(|((out, row), dy)| {
-        wide(|| {
+        wide!(|| {
             let (mean, scale) = statistics(row, eps);
             let level = sum(d, |i| weight[i] * dy[i]) / d as f32;
             let along = sum(d, |i| weight[i] * dy[i] * ((row[i] - mean) * scale)) / d as f32;
@@ -82,7 +82,7 @@ pub fn layer_norm_parameter_gradients(x: &Tensor, eps: f64, dy: &Tensor) -> Resu
     let piece = PIECE * d.max(1);
     let pieces = input.par_chunks(piece).zip(dy.par_chunks(piece)).map(|(input, dy)| {
         let mut sums = vec![(0.0_f64, 0.0_f64); d];
-        wide(|| {
+        wide!(|| {
             for (row, dy) in input.chunks(d).zip(dy.chunks(d)) {
                 let (mean, scale) = statistics(row, eps);
                 for (((dw, db), x), g) in sums.iter_mut().zip(row).zip(dy) {

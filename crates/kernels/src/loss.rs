@@ -62,7 +62,7 @@ pub fn cross_entropy(
         losses.par_extend(rows.map(|((row, target), weight)| {
             let (loss, sum) = exponentials(row, *target);
             let scale = weight / sum;
-            wide(|| row.iter_mut().for_each(|x| *x *= scale));
+            wide!(|| row.iter_mut().for_each(|x| *x *= scale));
             row[*target as usize] -= weight;
             loss
         }));
@@ -125,7 +125,7 @@ fn pieces(
 /// Turns logits into `e^(x − max)`; returns the loss of `target` and their sum.
 fn exponentials(row: &mut [f32], target: u32) -> (f32, f32) {
     let wanted = row[target as usize];
-    wide(|| {
+    wide!(|| {
         let most = most(row);
         row.iter_mut().for_each(|x| *x = exp(*x - most));
         let sum = sum(row.len(), |i| row[i]);

@@ -70,7 +70,7 @@ impl Moments {
     fn piece(x: &[f32], y: &[f32]) -> Self {
         let n = x.len().min(y.len());
         let mut lanes = [[0.0_f64; LANES]; 5];
-        wide(|| {
+        wide!(|| {
             let mut add = |lane: usize, x: f32, y: f32| {
                 let (x, y) = (f64::from(x), f64::from(y));
                 let products = [x, x * x, y, y * y, x * y];

@@ -27,7 +27,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let (input, weight) = (Host::of(OP, x)?, Host::of(OP, weight)?);
     let mut out = vec![0.0; input.len()];
     out.par_chunks_mut(d).zip(input.par_chunks(d)).for_each(|(out, row)| {
-        wide(|| {
+        wide!(|| {
             let scale = inverse_rms(row, eps);
             for ((out, x), w) in out.iter_mut().zip(row).zip(&*weight) {
                 *out = w * (x * scale);
@@ -58,7 +58,7 @@ pub fn rms_norm_backward(base: Option<&Tensor>, x: &Tensor, weight: &Tensor, eps
     let (input, weight, dy) = (Host::of(OP, x)?, Host::of(OP, weight)?, Host::of(OP, dy)?);
     let rows = out.par_chunks_mut(d).zip(input.par_chunks(d)).zip(dy.par_chunks(d));
     rows.for_each(|((out, row), dy)| {
-        wide(|| {
+        wide!(|| {
             let scale = inverse_rms(row, eps);
             let along = sum(d, |i| weight[i] * dy[i] * row[i]);
             let pull = along / d as f32 * scale * scale;
@@ -85,7 +85,7 @@ pub fn rms_norm_weight_gradient(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Ten
     let piece = PIECE * d.max(1);
     let pieces = input.par_chunks(piece).zip(dy.par_chunks(piece)).map(|(input, dy)| {
         let mut sum = vec![0.0_f64; d];
-        wide(|| {
+        wide!(|| {
             for (row, dy) in input.chunks(d).zip(dy.chunks(d)) {
                 let scale = inverse_rms(row, eps);
                 for ((sum, x), g) in sum.iter_mut().zip(row).zip(dy) {

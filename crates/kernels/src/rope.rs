@@ -62,7 +62,7 @@ impl Rope {
             values.par_chunks_mut(width.max(1)).enumerate().for_each(|(row, heads)| {
                 let at = row % tokens * self.half;
                 let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
-                wide(|| {
+                wide!(|| {
                     for head in heads.chunks_mut(d_head) {
                         let (low, high) = head.split_at_mut(self.half);
                         for ((x, y), (cos, sin)) in low.iter_mut().zip(high).zip(cos.iter().zip(sin)) {

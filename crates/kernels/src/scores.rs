@@ -71,7 +71,7 @@ pub fn token_scores(hidden: &Tensor, head: &Tensor, wanted: &[(usize, u32)]) -> 
 
 /// Scores of `tokens` by one row of logits.
 fn score(logits: &[f32], tokens: impl Iterator<Item = u32>) -> Vec<TokenScore> {
-    let (most, total) = wide(|| {
+    let (most, total) = wide!(|| {
         let most = most(logits);
         (most, sum(logits.len(), |i| exp(logits[i] - most)))
     });

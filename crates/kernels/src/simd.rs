@@ -6,9 +6,22 @@
 use std::iter::Sum;
 use std::ops::AddAssign;
 
-/// Runs `f` with the widest vectors there are. Loops in it become vector code if it and all it calls are inlined.
+/// Runs a closure with the widest vectors there are. Loops in it become vector code if all that they call is inlined.
+///
+/// A macro, because only it can say that the closure itself is inlined: it is called once for each kind of vector, and if
+/// the compiler keeps one copy for all, that is one for the oldest machine.
+macro_rules! wide {
+    (|| $body:expr) => {
+        $crate::simd::dispatch(
+            #[inline(always)]
+            || $body,
+        )
+    };
+}
+pub(crate) use wide;
+
 #[inline(always)]
-pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn dispatch<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
@@ -96,8 +109,8 @@ mod tests {
     fn sums_and_maxima_of_any_length() {
         for n in [0, 1, 15, 16, 17, 100] {
             let values: Vec<f32> = (0..n).map(|i| ((i * 7) % 31) as f32 - 40.0).collect();
-            assert_eq!(wide(|| sum(n, |i| values[i])), values.iter().sum::<f32>());
-            assert_eq!(wide(|| most(&values)), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            assert_eq!(wide!(|| sum(n, |i| values[i])), values.iter().sum::<f32>());
+            assert_eq!(wide!(|| most(&values)), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }
 }

@@ -28,7 +28,7 @@ pub fn column_square_sums(x: &Tensor) -> Result<Vec<f64>> {
 pub(crate) fn column_totals(values: &[f32], d: usize, f: impl Fn(f64) -> f64 + Sync) -> Vec<f64> {
     let pieces = values.par_chunks(ROWS * d.max(1)).map(|piece| {
         let mut sums = vec![0.0_f64; d];
-        wide(|| {
+        wide!(|| {
             for row in piece.chunks(d) {
                 sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f(f64::from(*x)));
             }
@@ -57,7 +57,7 @@ pub fn row_abs_sums(w: &Tensor) -> Result<Vec<f64>> {
     }
     let mut sums = Vec::with_capacity(rows);
     Weight::of(OP, w)?.tiles(rows, d, |_, tile| {
-        let row = |row: &[f32]| wide(|| sum(d, |i| f64::from(row[i].abs())));
+        let row = |row: &[f32]| wide!(|| sum(d, |i| f64::from(row[i].abs())));
         sums.par_extend(tile.values().par_chunks(d.max(1)).map(row));
     });
     Ok(sums)
@@ -69,7 +69,7 @@ pub fn row_abs_sums(w: &Tensor) -> Result<Vec<f64>> {
 /// If layout or device do not fit.
 pub fn square_sum(x: &Tensor) -> Result<f64> {
     let values = Host::of("square_sum", x)?;
-    let piece = |piece: &[f32]| wide(|| sum(piece.len(), |i| f64::from(piece[i]) * f64::from(piece[i])));
+    let piece = |piece: &[f32]| wide!(|| sum(piece.len(), |i| f64::from(piece[i]) * f64::from(piece[i])));
     Ok(values.par_chunks(VALUES).map(piece).collect::<Vec<_>>().into_iter().sum())
 }
 
@@ -88,7 +88,7 @@ pub fn abs_product_sum(w: &Tensor, x: &Tensor) -> Result<f64> {
     let mut total = 0.0;
     weight.tiles(rows, d, |first, tile| {
         let pieces = tile.values().par_chunks(VALUES).zip(x[first * d..].par_chunks(VALUES));
-        let piece = |(w, x): (&[f32], &[f32])| wide(|| sum(w.len(), |i| (f64::from(w[i]) * f64::from(x[i])).abs()));
+        let piece = |(w, x): (&[f32], &[f32])| wide!(|| sum(w.len(), |i| (f64::from(w[i]) * f64::from(x[i])).abs()));
         total += pieces.map(piece).collect::<Vec<_>>().into_iter().sum::<f64>();
     });
     Ok(total)
