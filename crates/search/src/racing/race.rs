@@ -69,7 +69,7 @@ impl Race {
         Regression::through(&examples).map(|regression| (chosen, regression))
     }
 
-    /// `M` of each candidate scored in full that is an example of every part.
+    /// `M` of each candidate that is an example of every part: only one scored in full can be.
     fn outliving(&self, learnt: &[(Vec<usize>, Regression)]) -> Vec<f64> {
         let mut most: Vec<(usize, f64)> = vec![(0, f64::NEG_INFINITY); self.raced.len()];
         for (chosen, regression) in learnt {
@@ -78,9 +78,7 @@ impl Race {
                 (*parts, *most) = (*parts + 1, most.max(*shortfall));
             }
         }
-        let whole =
-            self.raced.iter().zip(most).filter(|(raced, most)| raced.dropped.is_none() && most.0 == learnt.len());
-        whole.map(|(_, most)| most.1).collect()
+        most.into_iter().filter(|(parts, _)| *parts == learnt.len()).map(|(_, most)| most).collect()
     }
 }
 

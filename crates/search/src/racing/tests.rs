@@ -91,6 +91,24 @@ fn the_true_winner_of_a_search_is_seldom_dropped_and_most_tokens_are_saved() {
 }
 
 #[test]
+fn the_interval_reaches_as_far_as_those_that_did_better_than_expected() {
+    // one in five scores 10 more than the line says, none less
+    let far = |sign: f64| {
+        let mut race = Racing::default().race();
+        for index in 0..40_u32 {
+            let surprise = if index % 5 == 0 { sign * 10.0 } else { 0.0 };
+            let (x, y) = (f64::from(index % 8), 2.0 * f64::from(index % 8) + surprise);
+            race.learn(Raced { features: vec![1.0], scores: vec![x, y], dropped: None });
+        }
+        let expected = race.rule().from(Some(f64::INFINITY)).dropped(&[1.0], 0, 4.0).unwrap().score;
+        let kept = |above: &f64| race.rule().from(Some(expected + above)).dropped(&[1.0], 0, 4.0).is_none();
+        (1..20).map(f64::from).take_while(kept).count()
+    };
+    assert!((7..=9).contains(&far(1.0)), "{}: it expects 2 more than most get", far(1.0));
+    assert!(far(-1.0) < 4, "{}: who does worse is no reason to wait", far(-1.0));
+}
+
+#[test]
 fn confidence_is_an_order_statistic() {
     let values = |n: u32| (1..=n).rev().map(f64::from).collect::<Vec<_>>();
     assert_eq!(race::confident(values(19), 0.9), Some(18.0));
