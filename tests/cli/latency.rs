@@ -145,7 +145,7 @@ fn a_latency_that_nothing_reaches_is_refused_with_the_ends() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(
-        stderr.contains("no architecture of this search space has nanoseconds of latency between 1 and 1"),
+        stderr.contains("no architecture of this search space has a latency between 1 ns and 1 ns: it reaches from "),
         "{stderr}"
     );
     assert!(stderr.contains("help: set `budget.latency` between these limits"), "{stderr}");

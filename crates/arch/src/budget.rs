@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use taper_base::Nanos;
 
 use crate::{ArchError, Architecture, Costs, LatencyTable, ModelSpec, Workload, cost};
 
@@ -46,7 +47,15 @@ impl Counted {
         match self {
             Self::Total => "parameters",
             Self::NonEmbedding => "non-embedding parameters",
-            Self::Latency => "nanoseconds of latency",
+            Self::Latency => "a latency",
+        }
+    }
+
+    /// A counted number, for messages.
+    pub fn shown(self, number: u64) -> String {
+        match self {
+            Self::Total | Self::NonEmbedding => number.to_string(),
+            Self::Latency => Nanos(number).to_string(),
         }
     }
 }
@@ -156,7 +165,7 @@ impl BudgetRange {
 
     /// The error that says what the space reaches instead.
     pub fn infeasible(&self, smallest: u64, largest: u64) -> ArchError {
-        ArchError::Infeasible { unit: self.counted.unit(), least: self.least, most: self.most, smallest, largest }
+        ArchError::Infeasible { counted: self.counted, least: self.least, most: self.most, smallest, largest }
     }
 }
 

@@ -57,11 +57,12 @@ pub enum ArchError {
     },
     /// No architecture of the search space fits the budget.
     #[error(
-        "no architecture of this search space has {unit} between {least} and {most}: it reaches from {smallest} to {largest}"
+        "no architecture of this search space has {} between {} and {}: it reaches from {} to {}",
+        counted.unit(), counted.shown(*least), counted.shown(*most), counted.shown(*smallest), counted.shown(*largest)
     )]
     Infeasible {
         /// What is counted.
-        unit: &'static str,
+        counted: budget::Counted,
         /// Lower end of the budget.
         least: u64,
         /// Upper end of the budget.

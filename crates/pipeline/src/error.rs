@@ -137,7 +137,7 @@ impl PipelineError {
     pub fn help(&self, in_recipe: bool) -> Option<&'static str> {
         const PATHS: &str = "relative paths in a recipe start at the recipe's folder";
         match self {
-            Self::Arch(ArchError::Infeasible { unit, .. }) if *unit == Counted::Latency.unit() => {
+            Self::Arch(ArchError::Infeasible { counted: Counted::Latency, .. }) => {
                 Some("set `budget.latency` between these limits, or let `space` take away more")
             }
             Self::Arch(ArchError::Infeasible { .. }) => {

@@ -68,12 +68,13 @@ fn inside(problem: &Problem) -> Result<Vec<Architecture>, SearchError> {
     if found.is_empty() {
         let below = reached.iter().copied().filter(|count| *count < range.least).max();
         let above = reached.iter().copied().filter(|count| *count > range.most).min();
-        let show = |count: Option<u64>| count.map_or("none".to_owned(), |count| count.to_string());
+        let shown = |count| range.counted.shown(count);
+        let show = |count: Option<u64>| count.map_or("none".to_owned(), shown);
         let reason = format!(
-            "no uniform architecture has {} to {} {}; the nearest have {} and {}: raise the tolerance or lower `channels_multiple`",
-            range.least,
-            range.most,
+            "no uniform architecture has {} between {} and {}; the nearest have {} and {}: raise the tolerance or lower `channels_multiple`",
             range.counted.unit(),
+            shown(range.least),
+            shown(range.most),
             show(below),
             show(above)
         );
@@ -143,7 +144,7 @@ mod tests {
     fn a_budget_between_sizes_names_the_nearest() {
         let refusal = build("uniform", &json!(null)).unwrap().start(problem(21_000, 22_500)).err().unwrap().to_string();
         let near =
-            "no uniform architecture has 21000 to 22500 non-embedding parameters; the nearest have 18656 and 24800";
+            "no uniform architecture has non-embedding parameters between 21000 and 22500; the nearest have 18656 and 24800";
         assert!(refusal.contains(near), "{refusal}");
         assert!(build("uniform", &json!({"trials": 1})).is_err());
     }
