@@ -143,8 +143,7 @@ mod tests {
     #[test]
     fn a_budget_between_sizes_names_the_nearest() {
         let refusal = build("uniform", &json!(null)).unwrap().start(problem(21_000, 22_500)).err().unwrap().to_string();
-        let near =
-            "no uniform architecture has non-embedding parameters between 21000 and 22500; the nearest have 18656 and 24800";
+        let near = "no uniform architecture has non-embedding parameters between 21000 and 22500; the nearest have 18656 and 24800";
         assert!(refusal.contains(near), "{refusal}");
         assert!(build("uniform", &json!({"trials": 1})).is_err());
     }

@@ -239,6 +239,7 @@ mod tests {
         let targets: Vec<f64> = (0..6).map(|_| normal(&mut rng)).collect();
         let kernel = Kernel { linear: 1.0, near: 3.0, varying: 1.0 };
         let fit = Fit::new(kernel, &points, &targets).unwrap();
+        let mut errors = Vec::new(); // with their variances, in units of the noise
         for out in 0..6 {
             let (mut others, mut rest) = (points.clone(), targets.clone());
             let (point, target) = (others.remove(out), rest.remove(out));
@@ -249,7 +250,20 @@ mod tests {
             let known: f64 = (0..5).map(|i| near[i] * dot(without.inverse.row(i), &near)).sum();
             let spread = 1.0 + kernel.of(&point, &point) - known;
             assert!((1.0 / fit.inverse.at(out, out) - spread).abs() < 1e-10, "{out}");
+            errors.push((error, spread));
         }
+        let noise = errors.iter().map(|(error, spread)| error * error / spread).sum::<f64>() / 6.0;
+        assert!((fit.noise - noise).abs() < 1e-10);
+        let density = |(error, spread): &(f64, f64)| -0.5 * (error * error / (noise * spread) + (noise * spread).ln());
+        let likelihood = errors.iter().map(density).sum::<f64>() + 3.0; // n / 2 is the constant left out
+        assert!((fit.likelihood - likelihood).abs() < 1e-9, "{} {likelihood}", fit.likelihood);
+    }
+
+    #[test]
+    fn the_kernel_is_that_worked_out_by_hand() {
+        let kernel = Kernel { linear: 2.0, near: 3.0, varying: 4.0 };
+        let got = kernel.of(&[1.0, 2.0, 0.5], &[3.0, -1.0, 2.0]); // |f - f'|² is 13, ⟨f, f'⟩ is 1
+        assert!((got - (2.0 * (1.0 / 4.0 + 3.0 * 0.5 * 2.0) + 3.0 * (-13.0_f64 / 8.0).exp())).abs() < 1e-12, "{got}");
     }
 
     #[test]
