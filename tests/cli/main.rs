@@ -15,4 +15,5 @@ mod mutations;
 mod racing;
 mod recipe_messages;
 mod support;
+mod task_data;
 mod tasks;
