@@ -1,6 +1,5 @@
 //! Documents of tasks in every form and state: read alike, or refused by task, document and field.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
@@ -29,7 +28,7 @@ fn refused(place: &Place) -> String {
     text(&output.stderr).lines().filter(|line| !line.starts_with("endings@")).map(|line| format!("{line}\n")).collect()
 }
 
-fn write_parquet(path: &Path, documents: &[Value]) {
+fn as_parquet(documents: &[Value]) -> Vec<u8> {
     let schema = "message document {
         required binary start (UTF8);
         required group endings (LIST) { repeated group list { required binary element (UTF8); } }
@@ -41,9 +40,8 @@ fn write_parquet(path: &Path, documents: &[Value]) {
         documents.iter().flat_map(|document| document["endings"].as_array().unwrap()).map(bytes).collect();
     let repeated: Vec<i16> = (0..endings.len()).map(|index| i16::from(index % 2 == 1)).collect(); // two of each document
     let right: Vec<i64> = documents.iter().map(|document| document["right"].as_i64().unwrap()).collect();
-    let file = std::fs::File::create(path).unwrap();
     let schema = Arc::new(parse_message_type(schema).unwrap());
-    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(WriterProperties::default())).unwrap();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(WriterProperties::default())).unwrap();
     let mut rows = writer.next_row_group().unwrap();
     let mut column = rows.next_column().unwrap().unwrap();
     column.typed::<ByteArrayType>().write_batch(&starts, None, None).unwrap();
@@ -55,7 +53,7 @@ fn write_parquet(path: &Path, documents: &[Value]) {
     column.typed::<Int64Type>().write_batch(&right, None, None).unwrap();
     column.close().unwrap();
     rows.close().unwrap();
-    writer.close().unwrap();
+    writer.into_inner().unwrap()
 }
 
 #[test]
@@ -69,10 +67,10 @@ fn parquet_json_and_jsonl_are_read_alike() {
     place.write("data/endings/test.json", &serde_json::to_vec(&documents).unwrap());
     assert_eq!(answered(&place), wanted);
     std::fs::remove_file(file("json")).unwrap();
-    write_parquet(&file("parquet"), &documents);
+    let bytes = as_parquet(&documents);
+    place.write("data/endings/test.parquet", &bytes);
     assert_eq!(answered(&place), wanted);
 
-    let bytes = std::fs::read(file("parquet")).unwrap();
     place.write("data/endings/test.parquet", &bytes[..bytes.len() / 2]);
     let error = refused(&place);
     assert!(error.starts_with("error: task endings, split test\n  cause: "), "{error}");

@@ -184,10 +184,7 @@ pub(crate) fn local_files(
     for task in tasks {
         let shots = task.shots_split().filter(|_| task.shots(shots) > 0);
         for split in task.evaluated_split().into_iter().chain(shots) {
-            let name = format!("{}/{split}", folder(task));
-            if !files.contains_key(&name) {
-                files.insert(name, local_file(task, split, data)?);
-            }
+            files.insert(format!("{}/{split}", folder(task)), local_file(task, split, data)?);
         }
     }
     Ok(files)

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use taper_eval::harness::{HarnessError, Suite};
+use taper_eval::harness::Suite;
 
 use super::Finding;
 use crate::gates;
@@ -46,16 +46,14 @@ fn options(eval: &EvalPart) -> Result<(), Finding> {
 
 /// All tasks there are, if any is asked for.
 fn suite(eval: &EvalPart, base: &Path) -> Result<Option<Suite>, Finding> {
-    let refuse =
-        |(index, error): (usize, HarnessError)| Finding::new(&["eval", "task_path", &index.to_string()], chain(&error));
     if eval.tasks.is_empty() {
         return Ok(None);
     }
     let mut suite = Suite::builtin().map_err(|error| Finding::new(&["eval", "tasks"], chain(&error)))?;
-    let mut folders = eval.task_path.iter().enumerate();
-    folders
-        .try_for_each(|(index, folder)| suite.add_folder(&base.join(folder)).map_err(|error| (index, error)))
-        .map_err(refuse)?;
+    for (index, folder) in eval.task_path.iter().enumerate() {
+        let refuse = |error| Finding::new(&["eval", "task_path", &index.to_string()], chain(&error));
+        suite.add_folder(&base.join(folder)).map_err(refuse)?;
+    }
     Ok(Some(suite))
 }
 
