@@ -36,7 +36,12 @@ pub fn taper(dir: &Path, args: &[&str]) -> Command {
     for variable in ["RAYON_NUM_THREADS", "TAPER_LOG", "HF_TOKEN", "HF_ENDPOINT", "CLICOLOR_FORCE", "RUST_BACKTRACE"] {
         command.env_remove(variable);
     }
-    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", "hf-home").env("COLUMNS", "100").env("NO_COLOR", "1");
+    command
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HOME", "hf-home")
+        .env("TAPER_EVAL_STORE", "answers.db")
+        .env("COLUMNS", "100")
+        .env("NO_COLOR", "1");
     command
 }
 

@@ -9,7 +9,7 @@ use taper_base::rng::{RngExt, stream};
 
 use crate::support::{Place, text};
 
-const TASK: &str = "task: endings
+pub const TASK: &str = "task: endings
 summary: How a line of the demo's text ends
 dataset_path: nobody/endings
 dataset_revision: main
@@ -26,7 +26,7 @@ metadata: { version: 1.0 }
 ";
 
 /// A place with the task `endings` of so many documents, in `tasks` and `data`.
-fn place(documents: usize) -> Place {
+pub fn place(documents: usize) -> Place {
     let place = Place::new();
     for folder in ["tasks", "data", "data/endings"] {
         std::fs::create_dir(place.path(folder)).unwrap();

@@ -34,7 +34,8 @@ fn closed_pipe(error: &anyhow::Error) -> bool {
 
 /// The run was sound and its result is not good enough.
 fn missed_gate(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(taper_pipeline::PipelineError::NothingScored { .. }))
+    error.is::<commands::MissedGates>()
+        || matches!(error.downcast_ref(), Some(taper_pipeline::PipelineError::NothingScored { .. }))
 }
 
 fn start_log(args: &Args) -> anyhow::Result<()> {

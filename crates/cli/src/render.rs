@@ -74,6 +74,12 @@ pub(crate) fn report(report: &RunReport) -> String {
     }
     if let Some(eval) = &report.eval {
         let _ = writeln!(text, "{}\n", evaluation(eval));
+        if let Some(found) = &eval.tasks {
+            let _ = writeln!(text, "{}\n", tasks::of_a_run(found));
+        }
+    }
+    if !report.gates.is_empty() {
+        let _ = writeln!(text, "{}\n", tasks::gates(&report.gates));
     }
     if report.worked.is_empty() {
         let _ = writeln!(text, "Nothing to do: every stage is as the recipe wants it.");

@@ -8,14 +8,21 @@ use serde_json::Value;
 use taper_base::Fingerprint;
 use taper_base::progress::Silent;
 use taper_data::{TextTokenizer, read_records};
-use taper_eval::harness::{self, AnswerStore, FEWSHOT_SEED, Fields, HarnessError, Options, Subject, Suite, Task};
+use taper_eval::harness::{
+    self, AnswerStore, BOOTSTRAP, FEWSHOT_SEED, Fields, HarnessError, Options, Subject, Suite, Task, TaskRun,
+};
 use taper_model::{Checkpoint, Model};
 
-/// Largest relative difference of a log-likelihood: sums of f32 in another order. The largest seen is 6.3e-5, of a
-/// log-likelihood near 0.
+/// Largest relative difference of a log-likelihood: sums of f32 in another order.
 const LIKELIHOOD: f64 = 1e-4;
-/// Documents of each task that are compared here; all of a reference are by `docs/LOG.md`.
+/// Difference that is excused near 0: a few steps of an f32 sum near 1, whose logarithm a log-likelihood there is.
+const NEAR_ZERO: f64 = 3.0 * f32::EPSILON as f64;
+/// Documents of each task that are compared, unless `TAPER_FULL` is set: then all of the reference.
 const DOCUMENTS: usize = 16;
+/// Largest relative difference of a perplexity, or of its standard error: sums of f32 in another order, once more.
+const PERPLEXITY: f64 = 1e-5;
+/// Largest relative difference of a value that both compute from the same whole numbers.
+const COUNTED: f64 = 1e-12;
 
 fn suite() -> Suite {
     let mut suite = Suite::builtin().unwrap();
@@ -30,6 +37,7 @@ fn json(path: &Path) -> Value {
 fn documents(data: &Path, task: &Task, split: &str) -> Result<Vec<Fields>, HarnessError> {
     let path = match task.task.as_str() {
         "tinystories" => data.join("text/tinystories_valid.jsonl"),
+        "sciq" => Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("golden/sciq/{split}.jsonl")),
         name => data.join(format!("tasks/{}/{split}.jsonl", task.dataset_folder.as_deref().unwrap_or(name))),
     };
     let mut all = read_records(&path).unwrap();
@@ -41,7 +49,7 @@ fn options(shots: Option<usize>, limit: usize) -> Options {
     Options { shots, limit: Some(limit as f64), seed: FEWSHOT_SEED, fresh: false }
 }
 
-/// `golden/prompts.json` (`scripts/reference_lm_eval.py`): SHA-256 of each request of 20 documents of 14 tasks.
+/// `golden/prompts.json` (`scripts/reference_lm_eval.py`): SHA-256 of each request of 20 documents of 15 tasks.
 fn prompts_are_those_of_lm_eval_to_the_byte(data: &Path) {
     let golden: Value = serde_json::from_str(include_str!("../golden/prompts.json")).unwrap();
     let suite = suite();
@@ -71,18 +79,125 @@ fn prompts_are_those_of_lm_eval_to_the_byte(data: &Path) {
     println!("{texts} requests of {} tasks are identical", tasks.len());
 }
 
-/// `reference_lm_eval.json` of each model: likelihoods, greedy flags, generated text, and each document's scores.
-fn answers_and_scores_are_those_of_lm_eval(data: &Path) {
-    let suite = suite();
-    for name in testkit::models() {
-        let folder = data.join("models").join(name);
-        let reference = json(&folder.join("reference_lm_eval.json"));
+/// A model of the data folder, and where it answers.
+struct Place {
+    name: &'static str,
+    model: Model,
+    tokenizer: TextTokenizer,
+    store: AnswerStore,
+    _dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(data: &Path, name: &'static str) -> Self {
+        let (folder, dir) = (data.join("models").join(name), tempfile::tempdir().unwrap());
         let model = Model::load(&Checkpoint::open(&folder).unwrap()).unwrap();
         let tokenizer = TextTokenizer::load(&folder).unwrap();
-        let subject = Subject { model: &model, tokenizer: &tokenizer, fingerprint: name };
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = AnswerStore::open(&dir.path().join("answers.db")).unwrap();
-        let (mut worst, mut compared) = (0.0_f64, 0);
+        let store = AnswerStore::open(&dir.path().join("answers.db")).unwrap();
+        Self { name, model, tokenizer, store, _dir: dir }
+    }
+
+    fn evaluate(&mut self, data: &Path, tasks: &[&Task], limit: usize) -> Vec<TaskRun> {
+        let subject = Subject { model: &self.model, tokenizer: &self.tokenizer, fingerprint: self.name };
+        let source = |task: &Task, split: &str| documents(data, task, split);
+        harness::evaluate(subject, tasks, &source, options(None, limit), (&mut self.store, &Silent)).unwrap()
+    }
+}
+
+/// What a comparison has seen.
+#[derive(Default)]
+struct Seen {
+    documents: usize,
+    answers: usize,
+    /// Largest relative difference of a log-likelihood.
+    worst: f64,
+    /// Log-likelihoods further apart than [`LIKELIHOOD`], of which [`NEAR_ZERO`] excuses some.
+    far: Vec<String>,
+    /// Largest relative difference of a task's metric.
+    metrics: f64,
+    /// Answers that are others.
+    differing: Vec<String>,
+}
+
+impl Seen {
+    fn add(&mut self, other: Self) {
+        self.documents += other.documents;
+        self.answers += other.answers;
+        self.worst = self.worst.max(other.worst);
+        self.metrics = self.metrics.max(other.metrics);
+        self.far.extend(other.far);
+        self.differing.extend(other.differing);
+    }
+
+    fn likelihood(&mut self, wanted: &Value, own: &Value, what: &str) {
+        let (wanted, own) = (wanted.as_f64().unwrap(), own.as_f64().unwrap());
+        let (apart, off) = ((wanted - own).abs(), (own / wanted - 1.0).abs());
+        self.worst = self.worst.max(off);
+        self.answers += 1;
+        if off > LIKELIHOOD {
+            self.far.push(format!("{what}: {own}, wanted {wanted}, {apart:.1e} apart"));
+        }
+        assert!(off <= LIKELIHOOD || apart <= NEAR_ZERO, "{what}: {own}, wanted {wanted}, {apart:.1e} apart");
+    }
+
+    fn equal(&mut self, wanted: &Value, own: &Value, what: &str) {
+        if wanted != own {
+            self.differing.push(format!("{what}: {own}, wanted {wanted}"));
+        }
+    }
+
+    /// A document's sample against its reference.
+    fn document(&mut self, wanted: &Value, own: &Value, what: &str) {
+        let what = format!("{what}, document {}", wanted["doc_id"]);
+        self.documents += 1;
+        if let Some(answers) = wanted["resps"].as_array() {
+            let resps = own["resps"].as_array().unwrap();
+            assert_eq!(answers.len(), resps.len(), "{what}");
+            for (answer, own) in answers.iter().zip(resps) {
+                self.likelihood(&answer[0], &own[0][0], &what);
+                self.equal(&answer[1], &own[0][1], &format!("{what}, is_greedy"));
+            }
+        }
+        if !wanted["ll"].is_null() {
+            self.likelihood(&wanted["ll"], &own["resps"][0][0], &what);
+        }
+        if !wanted["generation"].is_null() {
+            self.answers += 1;
+            self.equal(&wanted["generation"], &own["resps"][0][0], &format!("{what}, generation"));
+            self.equal(&wanted["filtered"], &own["filtered_resps"], &format!("{what}, filtered"));
+        }
+        for metric in ["acc", "acc_norm", "exact_match"] {
+            if let (Some(wanted), Some(own)) = (wanted[metric].as_f64(), own[metric].as_f64()) {
+                self.equal(&wanted.into(), &own.into(), &format!("{what}, {metric}"));
+            }
+        }
+        if wanted["requests"].is_array() {
+            assert_eq!(wanted["requests"], own["arguments"], "{what}");
+        }
+    }
+
+    /// A task's or group's metrics against those of its reference.
+    fn results(&mut self, wanted: &Value, own: &Value, what: &str) {
+        for (key, wanted) in wanted.as_object().unwrap() {
+            let (Some(wanted), Some(value)) = (wanted.as_f64(), own[key].as_f64()) else {
+                assert_eq!(*wanted, own[key], "{what}, {key}");
+                continue;
+            };
+            let most = if key.contains("perplexity") || key.contains("bits") { PERPLEXITY } else { COUNTED };
+            let off = if wanted == value { 0.0 } else { (value / wanted - 1.0).abs() };
+            assert!(off <= most, "{what}, {key}: {value}, wanted {wanted}, off by {off:.1e}");
+            self.metrics = self.metrics.max(off);
+        }
+    }
+}
+
+/// `reference_lm_eval.json` of each model: likelihoods, greedy flags, generated text, each document's scores, and with
+/// `TAPER_FULL` also the metrics of all documents.
+fn answers_and_scores_are_those_of_lm_eval(data: &Path) {
+    let (suite, full) = (suite(), std::env::var_os("TAPER_FULL").is_some());
+    for name in testkit::models() {
+        let reference = json(&data.join("models").join(name).join("reference_lm_eval.json"));
+        let (mut place, mut all) = (Place::new(data, name), Seen::default());
         for (key, wanted) in reference["tasks"].as_object().unwrap() {
             let own = match key.as_str() {
                 "mmlu" => "mmlu_local",
@@ -90,58 +205,68 @@ fn answers_and_scores_are_those_of_lm_eval(data: &Path) {
                 other => other,
             };
             let task = suite.tasks().find(|task| task.task == own).unwrap();
-            let limit = if key == "wikitext" { 2 } else { DOCUMENTS };
-            let source = |task: &Task, split: &str| documents(data, task, split);
-            let runs =
-                harness::evaluate(subject, &[task], &source, options(None, limit), (&mut store, &Silent)).unwrap();
+            let limit = match wanted["n"].as_u64().unwrap() as usize {
+                every if full => every,
+                _ if key == "wikitext" => 2,
+                every => every.min(DOCUMENTS),
+            };
+            let runs = place.evaluate(data, &[task], limit);
             let report = harness::report(&suite, &runs, &[], 0, true);
-            let samples = report["samples"][own].as_array().unwrap();
-            for sample in samples {
+            let (mut seen, documents) = (Seen::default(), wanted["docs"].as_array().unwrap());
+            for sample in report["samples"][own].as_array().unwrap() {
                 let filter = sample["filter"].as_str().unwrap();
                 let same = |document: &&Value| {
                     document["doc_id"] == sample["doc_id"] && document["filter"].as_str().unwrap_or("none") == filter
                 };
-                let Some(document) = wanted["docs"].as_array().unwrap().iter().find(same) else { continue };
-                worst = worst.max(compare(document, sample, &format!("{name} {key}")));
-                compared += 1;
+                seen.document(documents.iter().find(same).unwrap(), sample, &format!("{name} {key}"));
             }
+            if full {
+                assert_eq!(seen.documents, documents.len(), "{name} {key}");
+                seen.results(&wanted["results"], &report["results"][own], &format!("{name} {key}"));
+                println!("{name} {key}: {}", shown(&seen));
+            }
+            all.add(seen);
         }
-        assert!(compared > 200, "{compared}");
-        println!("{name}: {compared} documents, largest relative difference {worst:.1e}");
+        assert!(all.documents > 200, "{}", all.documents);
+        println!("{name}: {}", shown(&all));
+        assert!(all.differing.is_empty(), "{name}: {:#?}", all.differing);
+        all.far.iter().for_each(|far| println!("  near 0: {far}"));
     }
 }
 
-/// Asserts that a document's sample is its reference; returns the largest relative difference of its log-likelihoods.
-fn compare(document: &Value, sample: &Value, what: &str) -> f64 {
-    let what = format!("{what}, document {}", document["doc_id"]);
-    let off =
-        |a: &Value, b: &Value| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() / a.as_f64().unwrap().abs().max(1e-3);
-    let mut worst = 0.0_f64;
-    if let Some(answers) = document["resps"].as_array() {
-        let own = sample["resps"].as_array().unwrap();
-        assert_eq!(answers.len(), own.len(), "{what}");
-        for (answer, own) in answers.iter().zip(own) {
-            worst = worst.max(off(&answer[0], &own[0][0]));
-            assert_eq!(answer[1], own[0][1], "{what}: is_greedy");
-        }
-    }
-    if !document["ll"].is_null() {
-        worst = off(&document["ll"], &sample["resps"][0][0]).max(worst);
-    }
-    if !document["generation"].is_null() {
-        assert_eq!(document["generation"], sample["resps"][0][0], "{what}");
-        assert_eq!(document["filtered"], sample["filtered_resps"], "{what}");
-    }
-    for metric in ["acc", "acc_norm", "exact_match"] {
-        if let (Some(wanted), Some(own)) = (document[metric].as_f64(), sample[metric].as_f64()) {
-            assert_eq!(wanted, own, "{what}: {metric}");
-        }
-    }
-    if let Some(requests) = document["requests"].as_array() {
-        assert_eq!(Some(requests), sample["arguments"].as_array(), "{what}");
-    }
-    assert!(worst <= LIKELIHOOD, "{what}: {worst}");
-    worst
+fn shown(seen: &Seen) -> String {
+    format!(
+        "{} documents, {} answers, largest relative difference {:.1e}, of a metric {:.1e}, {} differ",
+        seen.documents,
+        seen.answers,
+        seen.worst,
+        seen.metrics,
+        seen.differing.len()
+    )
 }
 
-testkit::real_data_tests!(prompts_are_those_of_lm_eval_to_the_byte, answers_and_scores_are_those_of_lm_eval);
+/// `golden/results.json` (`scripts/reference_lm_eval.py`): values and standard errors of tasks and of MMLU's groups.
+fn standard_errors_and_groups_are_those_of_lm_eval(data: &Path) {
+    let golden: Value = serde_json::from_str(include_str!("../golden/results.json")).unwrap();
+    let (suite, mut seen, mut names) = (suite(), Seen::default(), 0);
+    let model = testkit::models().into_iter().find(|name| golden["model"] == **name).unwrap();
+    let mut place = Place::new(data, model);
+    for wanted in golden["runs"].as_array().unwrap() {
+        let selection = suite.select(&[wanted["task"].as_str().unwrap().to_owned()]).unwrap();
+        let runs = place.evaluate(data, &selection.tasks, wanted["limit"].as_u64().unwrap() as usize);
+        let report = harness::report(&suite, &runs, &selection.groups, BOOTSTRAP, false);
+        for (name, wanted) in wanted["results"].as_object().unwrap() {
+            assert!(wanted.as_object().unwrap().keys().any(|key| key.contains("_stderr,")), "{name}");
+            seen.results(wanted, &report["results"][name], name);
+            names += 1;
+        }
+    }
+    assert!(names >= 70, "{names} tasks and groups");
+    println!("{names} tasks and groups, largest relative difference of a value or standard error {:.1e}", seen.metrics);
+}
+
+testkit::real_data_tests!(
+    prompts_are_those_of_lm_eval_to_the_byte,
+    answers_and_scores_are_those_of_lm_eval,
+    standard_errors_and_groups_are_those_of_lm_eval,
+);

@@ -7,6 +7,7 @@ use taper_arch::budget::Counted;
 use taper_base::registry::MethodError;
 use taper_data::DataError;
 use taper_eval::EvalError;
+use taper_eval::harness::HarnessError;
 use taper_hub::HubError;
 use taper_kernels::cuda::CudaError;
 use taper_model::ModelError;
@@ -62,7 +63,7 @@ pub enum PipelineError {
     Eval(#[from] EvalError),
     /// Tasks.
     #[error(transparent)]
-    Harness(#[from] taper_eval::harness::HarnessError),
+    Harness(#[from] HarnessError),
     /// A file of ours.
     #[error("{}", path.display())]
     Io {
@@ -146,6 +147,9 @@ impl PipelineError {
             Self::Device { .. } => Some("`device: cpu` runs without a GPU; `auto` takes one if there is one"),
             Self::Hub(HubError::NoFolder { .. }) => in_recipe.then_some(PATHS),
             Self::Data(DataError::Read { cause, .. }) => {
+                (in_recipe && cause.kind() == std::io::ErrorKind::NotFound).then_some(PATHS)
+            }
+            Self::Harness(HarnessError::Read { cause, .. }) => {
                 (in_recipe && cause.kind() == std::io::ErrorKind::NotFound).then_some(PATHS)
             }
             _ => None,

@@ -2,7 +2,7 @@
 //!
 //! Strict: unknown keys, duplicate keys, tags, merge keys and values out of range are errors, with file, line and column.
 //! Names and numbers are checked here, before anything is loaded; what needs the model or the text is checked by the stages.
-//! Paths of the model and of texts start at the recipe's folder, `runs` at the working directory.
+//! Paths of the model, of texts and of tasks start at the recipe's folder, `runs` at the working directory.
 
 mod check;
 mod error;
@@ -24,7 +24,7 @@ use taper_hub::ModelSource;
 pub use check::Methods;
 pub use error::{Fault, Place, RecipeError};
 pub use method::Method;
-pub use parts::{BudgetPart, DataPart, Device, EvalPart, MaterialisePart, SearchPart, WeightType};
+pub use parts::{BudgetPart, DataPart, Device, EvalPart, Kept, MaterialisePart, SearchPart, WeightType};
 
 /// The version of the format that this build reads.
 pub const VERSION: u64 = 1;
@@ -96,8 +96,9 @@ impl Recipe {
             })?;
             recipe.name = stem;
         }
-        check::all(&recipe, methods).map_err(|finding| locate::fault(&source, &finding))?;
-        Ok(recipe.based_at(path.parent().unwrap_or(Path::new(""))))
+        let folder = path.parent().unwrap_or(Path::new(""));
+        check::all(&recipe, methods, folder).map_err(|finding| locate::fault(&source, &finding))?;
+        Ok(recipe.based_at(folder))
     }
 
     /// The recipe in the file `path`.
@@ -124,6 +125,8 @@ impl Recipe {
         self.model = self.model.based_at(folder);
         self.data.text = self.data.text.based_at(folder);
         self.eval.text = self.eval.text.map(|text| text.based_at(folder));
+        self.eval.data = self.eval.data.map(|data| folder.join(data));
+        self.eval.task_path.iter_mut().for_each(|path| *path = folder.join(&*path));
         self
     }
 }

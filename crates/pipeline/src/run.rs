@@ -1,19 +1,24 @@
 //! One recipe from end to end.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use taper_base::Fingerprint;
 use taper_data::{DataError, TextSource};
+use taper_eval::harness::HarnessError;
 use taper_model::Checkpoint;
 
 use crate::context::Context;
 use crate::device;
+use crate::gates::{Gate, judge};
 use crate::memory::MemoryNeed;
+use crate::recipe::EvalPart;
 use crate::run_dir::RunDir;
 use crate::stages::evaluate::{Evaluation, evaluate};
 use crate::stages::search::{Found, search};
 use crate::stages::{calibrate::calibrate, load::load, materialise::materialise, measure::measure};
+use crate::tasks::local_files;
 use crate::{Console, PipelineError, Recipe, Stage, machine};
 
 /// What a run came to.
@@ -33,6 +38,8 @@ pub struct RunReport {
     pub checkpoint: Option<PathBuf>,
     /// The final table, if the run went so far.
     pub eval: Option<Evaluation>,
+    /// What the recipe wants kept, and whether it is, if the run went so far.
+    pub gates: Vec<Gate>,
 }
 
 /// What `taper check` found in a sound recipe.
@@ -78,13 +85,27 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     notes.extend(crate::stages::search::idle_racing(recipe, trials)?);
     for (key, text) in [("data.text", Some(&recipe.data.text)), ("eval.text", recipe.eval.text.as_ref())] {
         match text.map_or(Ok(Vec::new()), TextSource::files) {
-            Err(DataError::Read { path, cause }) if cause.kind() == std::io::ErrorKind::NotFound => {
+            Err(DataError::Read { path, cause }) if cause.kind() == ErrorKind::NotFound => {
                 notes.push(format!("{key}: {} is not on this machine", path.display()));
             }
             other => drop(other?),
         }
     }
+    match find_documents(&recipe.eval) {
+        Err(PipelineError::Harness(HarnessError::Read { path, cause })) if cause.kind() == ErrorKind::NotFound => {
+            notes.push(format!("eval.data: {} is not on this machine", path.display()));
+        }
+        other => other?,
+    }
     Ok(Checked { trials, memory, notes })
+}
+
+/// Looks for the files of the recipe's tasks, if they are to be on this machine.
+fn find_documents(eval: &EvalPart) -> Result<(), PipelineError> {
+    if let (Some(suite), Some(data)) = (eval.suite()?, &eval.data) {
+        local_files(&suite.select(&eval.tasks)?.tasks, eval.shots, data)?;
+    }
+    Ok(())
 }
 
 /// Runs `recipe` up to and including `last`. What an earlier run has done and nothing has changed since is not done again.
@@ -108,11 +129,15 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
         search: None,
         checkpoint: None,
         eval: None,
+        gates: Vec::new(),
     };
     let watch = Watch::new(console);
     crate::context::check(recipe, checkpoint.spec())?; // before anything takes long
     if recipe.data.text.dataset.is_none() {
         recipe.data.text.files()?;
+    }
+    if last >= Stage::Eval {
+        find_documents(&recipe.eval)?;
     }
     let spec = measure(recipe, &dir, &watch, (&checkpoint, &fingerprint))?;
     let context = Context::new((recipe, &dir, &watch), local, (checkpoint, spec), fingerprint, gpu)?;
@@ -124,7 +149,9 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
         if last >= Stage::Materialise {
             let folder = materialise(&context, &calibration)?;
             if last >= Stage::Eval {
-                report.eval = Some(evaluate(&context, &calibration, &folder)?);
+                let eval = evaluate(&context, &calibration, &folder)?;
+                report.gates = judge(&recipe.eval.recovery, &eval);
+                report.eval = Some(eval);
             }
             report.checkpoint = Some(folder);
         }

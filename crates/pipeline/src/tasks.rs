@@ -1,9 +1,11 @@
 //! `taper eval --tasks`: a checkpoint on benchmarks, alone or against another.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
+use taper_base::Fingerprint;
 use taper_data::{TextTokenizer, read_records};
 use taper_eval::harness::{
     self, AnswerStore, Comparison, Fields, HarnessError, Options, Subject, Suite, Task, TaskRun,
@@ -126,18 +128,66 @@ fn evaluate(
     console: &dyn Console,
 ) -> Result<Vec<TaskRun>, PipelineError> {
     let local = taper_hub::fetch_model(source, console)?;
-    let checkpoint = Checkpoint::open(&local.dir)?;
-    let tokenizer = TextTokenizer::load(&local.dir)?;
-    let vocab = checkpoint.spec().vocab;
-    if tokenizer.vocabulary() > vocab {
-        return Err(PipelineError::Vocabulary { dir: local.dir, tokens: tokenizer.vocabulary(), vocab });
-    }
-    let fingerprint = format!("{} {REVISION}", fingerprint(&checkpoint)?);
-    let model = Model::load(&checkpoint)?;
-    let subject = Subject { model: &model, tokenizer: &tokenizer, fingerprint: &fingerprint };
-    let documents = |task: &Task, split: &str| documents(task, split, request.data.as_deref(), console);
     let options = Options { shots: request.shots, limit: request.limit, seed: request.seed, fresh: request.fresh };
-    Ok(harness::evaluate(subject, tasks, &documents, options, (store, console))?)
+    let questions = Questions { tasks, data: request.data.as_deref(), options };
+    questions.ask_checkpoint(&Checkpoint::open(&local.dir)?, store, console)
+}
+
+/// What a model is asked.
+pub(crate) struct Questions<'a> {
+    pub(crate) tasks: &'a [&'a Task],
+    /// Folder with the documents; `None`: the Hub.
+    pub(crate) data: Option<&'a Path>,
+    pub(crate) options: Options,
+}
+
+impl Questions<'_> {
+    pub(crate) fn ask_checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+        store: &mut AnswerStore,
+        console: &dyn Console,
+    ) -> Result<Vec<TaskRun>, PipelineError> {
+        let (dir, vocab) = (checkpoint.dir(), checkpoint.spec().vocab);
+        let tokenizer = TextTokenizer::load(dir)?;
+        if tokenizer.vocabulary() > vocab {
+            return Err(PipelineError::Vocabulary { dir: dir.to_owned(), tokens: tokenizer.vocabulary(), vocab });
+        }
+        let fingerprint = fingerprint(checkpoint)?;
+        self.ask((&Model::load(checkpoint)?, &tokenizer, &fingerprint), store, console)
+    }
+
+    /// Answers are kept under the model's fingerprint, so they serve every command and run of this revision.
+    pub(crate) fn ask(
+        &self,
+        (model, tokenizer, fingerprint): (&Model, &TextTokenizer, &Fingerprint),
+        store: &mut AnswerStore,
+        console: &dyn Console,
+    ) -> Result<Vec<TaskRun>, PipelineError> {
+        let fingerprint = format!("{fingerprint} {REVISION}");
+        let subject = Subject { model, tokenizer, fingerprint: &fingerprint };
+        let documents = |task: &Task, split: &str| documents(task, split, self.data, console);
+        Ok(harness::evaluate(subject, self.tasks, &documents, self.options, (store, console))?)
+    }
+}
+
+/// The files in `data` that `tasks` read, under `<folder>/<split>`.
+///
+/// # Errors
+/// [`HarnessError::Read`] for the first that is not there.
+pub(crate) fn local_files(
+    tasks: &[&Task],
+    shots: Option<usize>,
+    data: &Path,
+) -> Result<BTreeMap<String, PathBuf>, HarnessError> {
+    let mut files = BTreeMap::new();
+    for task in tasks {
+        let shots = task.shots_split().filter(|_| task.shots(shots) > 0);
+        for split in task.evaluated_split().into_iter().chain(shots) {
+            files.insert(format!("{}/{split}", folder(task)), local_file(task, split, data)?);
+        }
+    }
+    Ok(files)
 }
 
 /// The documents of a split, from `--data` or the Hub.
@@ -176,9 +226,14 @@ fn documents(
     Ok(documents)
 }
 
+/// The folder of `--data` with a task's documents.
+fn folder(task: &Task) -> &str {
+    task.dataset_folder.as_ref().unwrap_or(&task.task)
+}
+
 /// `<data>/<task>/<split>` with the ending that is there.
 fn local_file(task: &Task, split: &str, data: &Path) -> Result<PathBuf, HarnessError> {
-    let folder = data.join(task.dataset_folder.as_ref().unwrap_or(&task.task));
+    let folder = data.join(folder(task));
     let named = |ending| folder.join(format!("{split}.{ending}"));
     let found = ["jsonl", "json", "parquet"].into_iter().map(named).find(|path| path.is_file());
     found.ok_or_else(|| {
@@ -188,7 +243,7 @@ fn local_file(task: &Task, split: &str, data: &Path) -> Result<PathBuf, HarnessE
 }
 
 /// `TAPER_EVAL_STORE`, else `taper/answers.db` in the user's cache.
-fn default_store() -> PathBuf {
+pub(crate) fn default_store() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let user = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
     let file = set("TAPER_EVAL_STORE").or_else(|| user.map(|user| user.join("taper/answers.db")));

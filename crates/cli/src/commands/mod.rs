@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Serialize;
 
+pub(crate) use recipe::MissedGates;
+
 use crate::args::{Args, Command};
 use crate::console::console;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use serde_json::json;
-use taper_pipeline::{Console, Methods, Recipe, Stage, run as run_recipe};
+use taper_pipeline::{Console, Gate, Methods, Recipe, Stage, run as run_recipe};
 
 use super::{print, write};
 use crate::args::{Args, RecipeArgs};
@@ -20,7 +20,27 @@ pub(crate) fn run(args: &Args, given: &RecipeArgs, last: Stage, console: &dyn Co
         recipe.search.threads = Some(threads.into());
     }
     let report = run_recipe(&recipe, last, console).with_context(|| InRecipe(given.recipe.clone()))?;
-    print(args, &report, || render::report(&report))
+    let done = print(args, &report, || render::report(&report))?;
+    let missed: Vec<&Gate> = report.gates.iter().filter(|gate| !gate.met).collect();
+    if missed.is_empty() {
+        return Ok(done);
+    }
+    let all = missed.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    Err(anyhow::Error::msg(all).context(MissedGates { missed: missed.len(), all: report.gates.len() }))
+}
+
+/// The run is done, and its result keeps too little of the original.
+#[derive(Debug)]
+pub(crate) struct MissedGates {
+    missed: usize,
+    all: usize,
+}
+
+impl std::fmt::Display for MissedGates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plural = if self.all == 1 { "" } else { "s" };
+        write!(f, "{} of {} gate{plural} missed", self.missed, self.all)
+    }
 }
 
 pub(crate) fn check(args: &Args, path: Option<&Path>) -> anyhow::Result<ExitCode> {

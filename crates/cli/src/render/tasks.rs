@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::Value;
-use taper_pipeline::{Comparison, OutputType, Suite, TaskReport};
+use taper_pipeline::{Comparison, Gate, OutputType, Pair, Recovery, Suite, TaskReport, TaskTable};
 
 use super::{lines, table};
 
@@ -52,7 +52,8 @@ fn compared(comparisons: &[Comparison]) -> String {
         table(&["task", "metric", "original", "model", "difference", "95%", "recovery", "lost", "won", "flipped"]);
     let count = |count: Option<usize>| count.map_or("-".to_owned(), |count| count.to_string());
     for c in comparisons {
-        let metric = if c.filter == "none" { c.metric.to_owned() } else { format!("{}, {}", c.metric, c.filter) };
+        let metric =
+            if c.filter == "none" { c.metric.name().to_owned() } else { format!("{}, {}", c.metric.name(), c.filter) };
         rows.add_row(vec![
             c.task.clone(),
             metric,
@@ -60,7 +61,7 @@ fn compared(comparisons: &[Comparison]) -> String {
             number(c.value),
             format!("{:+.4}", c.difference),
             format!("{:+.4} to {:+.4}", c.interval[0], c.interval[1]),
-            c.recovery.map_or("-".to_owned(), |recovery| format!("{:.1}%", 100.0 * recovery)),
+            c.recovery.map_or("-".to_owned(), percent),
             count(c.lost),
             count(c.won),
             count(c.flipped),
@@ -69,6 +70,43 @@ fn compared(comparisons: &[Comparison]) -> String {
     let note = "95%: of resamples of the documents, both models on the same. lost: right before and wrong now; won: the \
                 reverse; flipped: another answer, right or not.";
     format!("{}\n{note}", lines(&rows))
+}
+
+/// Original and pruned model of a run.
+pub(crate) fn of_a_run(found: &TaskTable) -> String {
+    let mut page = compared(&found.against);
+    let is_task = |name: &str| found.against.iter().any(|one| one.task == name);
+    let groups: Vec<&Recovery> = found.recoveries.iter().filter(|one| !is_task(&one.name)).collect();
+    if groups.is_empty() {
+        return page;
+    }
+    let mut rows = table(&["group", "metric", "original", "model", "recovery"]);
+    for group in groups {
+        let of = |number: fn(&Pair) -> f64| group.of.as_ref().map_or("-".to_owned(), |pair| self::number(number(pair)));
+        rows.add_row(vec![
+            group.name.clone(),
+            group.of.map_or("mean of recoveries", |pair| pair.metric.name()).to_owned(),
+            of(|pair| pair.original),
+            of(|pair| pair.value),
+            percent(group.recovery),
+        ]);
+    }
+    let _ = write!(page, "\n\n{}", lines(&rows));
+    page
+}
+
+pub(crate) fn gates(gates: &[Gate]) -> String {
+    let mut rows = table(&["gate", "wanted", "recovery", ""]);
+    for gate in gates {
+        let verdict = if gate.met { "met" } else { "missed" };
+        let found = gate.found.map_or("-".to_owned(), number);
+        rows.add_row(vec![gate.name.clone(), number(gate.wanted), found, verdict.to_owned()]);
+    }
+    lines(&rows)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", 100.0 * share)
 }
 
 /// Four decimals, as lm-evaluation-harness prints.

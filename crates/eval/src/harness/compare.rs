@@ -4,7 +4,7 @@
 //! Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13). An accuracy that stays while answers flip is damage
 //! (arXiv:2407.09141).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use taper_base::rng::{RngExt, stream};
 
 use super::metric::{aggregate, chosen};
@@ -15,12 +15,13 @@ use super::{Answer, Evaluated, Item, Metric, OutputType, TaskRun};
 const RESAMPLES: usize = 10_000;
 
 /// One metric of one task, of a model and of the one it is compared with.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Comparison {
     /// The task.
     pub task: String,
     /// The metric.
-    pub metric: &'static str,
+    pub metric: Metric,
     /// The filter.
     pub filter: String,
     /// Of the other model.
@@ -68,7 +69,7 @@ fn one(run: &TaskRun, original: &TaskRun, metric: Metric, filter: &str, seed: u6
         || pairs().filter(|(a, b)| answer(run, metric, filter, a) != answer(original, metric, filter, b)).count();
     Comparison {
         task: run.task.task.clone(),
-        metric: metric.name(),
+        metric,
         filter: filter.to_owned(),
         original: was,
         value,

@@ -193,3 +193,29 @@ pub fn pooled(values: &[(f64, Option<f64>, usize)]) -> (f64, Option<f64>) {
         values.iter().map(|(_, error, n)| Some((*n as f64 - 1.0) * (*error)?.powi(2) * *n as f64)).sum();
     (mean, squares.map(|squares| (squares / (total - values.len() as f64) / total).sqrt()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_characters_for_acc_norm_and_bytes_for_acc_bytes() {
+        let choices = vec!["ééé".to_owned(), "abcd".to_owned()]; // 3 and 4 characters, 6 and 4 bytes
+        let prompt = Prompt { requests: Vec::new(), choices, gold: Gold::Choice(0), counted: String::new() };
+        let of = |metric, first| chosen(metric, &prompt, &[(first, false), (-4.0, false)]);
+        assert_eq!([-3.2, -2.8].map(|first| of(Metric::AccNorm, first)), [1, 0]); // -1.07 and -0.93 against -1
+        assert_eq!([-6.2, -5.8].map(|first| of(Metric::AccBytes, first)), [1, 0]); // -1.03 and -0.97 against -1
+        assert_eq!([-4.1, -3.9].map(|first| of(Metric::Acc, first)), [1, 0]);
+    }
+
+    /// Wanted values are those of `aggregate_subtask_metrics` and `pooled_sample_stderr`.
+    #[test]
+    fn tasks_count_by_their_documents() {
+        let (value, error) = pooled(&[(0.5, Some(0.1), 10), (0.25, Some(0.05), 30), (1.0, Some(0.0), 2)]);
+        assert!(
+            (value - 0.34523809523809523).abs() < 1e-15 && (error.unwrap() - 0.043327697576600786).abs() < 1e-15,
+            "{value} {error:?}"
+        );
+        assert_eq!(pooled(&[(0.5, None, 1), (0.25, Some(0.05), 30)]).1, None);
+    }
+}

@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 use super::metric::{aggregate, pooled, standard_error};
 use super::{Answer, Evaluated, Gold, Group, Item, Metric, OutputType, Suite, TaskRun};
 
+/// Version of what the harness makes of the same documents and answers. Raise it when a change alters results.
+pub const REVISION: u32 = 1;
+
 /// The results of `runs` and of `groups` of them; `samples` adds every document.
 pub fn report(
     suite: &Suite,
@@ -30,9 +33,7 @@ pub fn report(
     let mut of_groups = Map::new();
     let mut subtasks = Map::new();
     for group in groups {
-        let leaves = suite.leaves(group);
-        let runs: Vec<&TaskRun> = runs.iter().filter(|run| leaves.contains(&run.task.task.as_str())).collect();
-        let together = together(group, &runs, resamples);
+        let together = together(suite, group, runs, resamples);
         subtasks.insert(group.group.clone(), json!(group.task));
         versions.insert(group.group.clone(), group.metadata.version.into());
         if !group.aggregate_metric_list.is_empty() {
@@ -97,22 +98,17 @@ fn values(run: &TaskRun, resamples: usize) -> Map<String, Value> {
     values
 }
 
-fn together(group: &Group, runs: &[&TaskRun], resamples: usize) -> Map<String, Value> {
+fn together(suite: &Suite, group: &Group, runs: &[TaskRun], resamples: usize) -> Map<String, Value> {
     let mut values = Map::new();
     values.insert("name".to_owned(), group.group.as_str().into());
     values.insert("alias".to_owned(), group.group.as_str().into());
     if group.aggregate_metric_list.is_empty() {
         return values;
     }
-    values.insert("sample_len".to_owned(), runs.iter().map(|run| run.evaluated.len()).sum::<usize>().into());
+    let documents = leaves(suite, group, runs).iter().map(|run| run.evaluated.len()).sum::<usize>();
+    values.insert("sample_len".to_owned(), documents.into());
     for metric in &group.aggregate_metric_list {
-        let of = |run: &&TaskRun| {
-            let items = items(run, *metric, "none");
-            let aggregation = metric.aggregation();
-            let error = standard_error(aggregation, &items, resamples);
-            (!items.is_empty()).then(|| (aggregate(aggregation, &items), error, items.len()))
-        };
-        let found: Vec<_> = runs.iter().filter_map(of).collect();
+        let found = of_leaves(suite, group, runs, *metric, resamples);
         if !found.is_empty() {
             let (value, error) = pooled(&found);
             values.insert(format!("{},none", metric.name()), value.into());
@@ -120,6 +116,28 @@ fn together(group: &Group, runs: &[&TaskRun], resamples: usize) -> Map<String, V
         }
     }
     values
+}
+
+fn leaves<'a>(suite: &Suite, group: &Group, runs: &'a [TaskRun]) -> Vec<&'a TaskRun> {
+    let names = suite.leaves(group);
+    runs.iter().filter(|run| names.contains(&run.task.task.as_str())).collect()
+}
+
+/// Value, standard error and number of documents of each task of `group` that has `metric`.
+pub(super) fn of_leaves(
+    suite: &Suite,
+    group: &Group,
+    runs: &[TaskRun],
+    metric: Metric,
+    resamples: usize,
+) -> Vec<(f64, Option<f64>, usize)> {
+    let aggregation = metric.aggregation();
+    let of = |run: &TaskRun| {
+        let items = items(run, metric, "none");
+        let error = standard_error(aggregation, &items, resamples);
+        (!items.is_empty()).then(|| (aggregate(aggregation, &items), error, items.len()))
+    };
+    leaves(suite, group, runs).into_iter().filter_map(of).collect()
 }
 
 /// Every document under every filter, as `--log_samples` writes them.

@@ -1,6 +1,9 @@
 //! What the types of a recipe cannot say: ranges, what fits together, and whether every method can be built.
 
+mod tasks;
+
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 use serde_json::Value;
 use taper_arch::ArchError;
@@ -48,8 +51,8 @@ impl Finding {
     }
 }
 
-/// The first thing wrong with `recipe`, in the order of its sections.
-pub(super) fn all(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
+/// The first thing wrong with `recipe`, in the order of its sections; folders start at `base`.
+pub(super) fn all(recipe: &Recipe, methods: &Methods, base: &Path) -> Result<(), Finding> {
     budget(recipe)?;
     ranges(recipe)?;
     splits(recipe)?;
@@ -59,6 +62,7 @@ pub(super) fn all(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
     if let Some(fidelity) = &recipe.search.fidelity {
         method(fidelity, "fidelity", methods.check_fidelity)?;
     }
+    tasks::tasks(&recipe.eval, base)?;
     if recipe.device == Device::Cuda && !methods.cuda {
         let reason = "this taper computes on the CPU only; use `cpu` or `auto`, or build it with `--features cuda`";
         return Err(Finding::new(&["device"], reason.to_owned()));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Location, Spanned};
 
@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for Tree {
     }
 }
 
-/// The values of a mapping; none of anything else.
+/// The values of a mapping by their keys, of a list by their numbers; none of anything else.
 struct Children(BTreeMap<String, Tree>);
 
 impl<'de> Deserialize<'de> for Children {
@@ -109,8 +109,11 @@ impl<'de> Deserialize<'de> for Children {
                 Ok(Children(children))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Children, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Children(BTreeMap::new()))
+                let mut children = BTreeMap::new();
+                while let Some(tree) = list.next_element()? {
+                    children.insert(children.len().to_string(), tree);
+                }
+                Ok(Children(children))
             }
             fn visit_str<E>(self, _: &str) -> Result<Children, E> {
                 Ok(Children(BTreeMap::new()))

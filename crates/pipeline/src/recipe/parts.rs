@@ -1,5 +1,8 @@
 //! The sections of a recipe. Their docs are the schema's.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use taper_arch::budget::{Amount, Counted};
@@ -7,10 +10,12 @@ use taper_arch::{Budget, Generation};
 use taper_base::Bytes;
 use taper_data::{Shares, TextSource};
 use taper_eval::Settings;
+use taper_eval::harness::{FEWSHOT_SEED, Suite};
 use taper_model::StoredType;
 
 use super::Method;
 use super::text;
+use crate::PipelineError;
 
 /// Text for calibration, for the search and for the test.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,7 +123,7 @@ impl Default for SearchPart {
     }
 }
 
-/// How to judge the result: perplexity on text that nothing before has seen.
+/// How to judge the result: perplexity on text that nothing before has seen, benchmarks, and what must be kept of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalPart {
@@ -138,11 +143,52 @@ pub struct EvalPart {
     /// Random architectures of the same budget to compare with; the table shows their mean. 0: none.
     #[schemars(range(min = 0, max = 1000))]
     pub random: usize,
+    /// Benchmarks for the original and the result, by name of task or group: `[arc_easy, mmlu]`. See `taper tasks`.
+    pub tasks: Vec<String>,
+    /// Shots; left out: as each task says. A task that says 0 keeps it.
+    pub shots: Option<usize>,
+    /// Documents of each task: the first so many, or a share of them below 1. Left out: all.
+    #[schemars(range(min = 0))]
+    pub limit: Option<f64>,
+    /// Folder with `<task>/<split>.jsonl`, `.json` or `.parquet`; left out: the Hub.
+    #[serde(deserialize_with = "text::some_path")]
+    pub data: Option<PathBuf>,
+    /// Folders of your own tasks: a `task.yaml`, or folders with one each.
+    #[serde(deserialize_with = "text::paths")]
+    pub task_path: Vec<PathBuf>,
+    /// Seed of few-shot documents.
+    pub fewshot_seed: u64,
+    /// What the result must keep at least, by task, group or `perplexity`: `{arc_easy: 0.95}`. Exit code 1 if it does not.
+    pub recovery: BTreeMap<String, Kept>,
 }
+
+/// A share of the original's score that must be kept: `95%` or 0.95.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Kept(
+    /// Above 0, at most 1.
+    #[serde(deserialize_with = "text::kept")]
+    #[schemars(schema_with = "text::kept_schema")]
+    pub f64,
+);
 
 impl Default for EvalPart {
     fn default() -> Self {
-        Self { text: None, window: 512, stride: None, by_document: false, tokens: 262_144, random: 5 }
+        Self {
+            text: None,
+            window: 512,
+            stride: None,
+            by_document: false,
+            tokens: 262_144,
+            random: 5,
+            tasks: Vec::new(),
+            shots: None,
+            limit: None,
+            data: None,
+            task_path: Vec::new(),
+            fewshot_seed: FEWSHOT_SEED,
+            recovery: BTreeMap::new(),
+        }
     }
 }
 
@@ -155,6 +201,14 @@ impl EvalPart {
     /// How the text is cut into windows.
     pub fn settings(&self) -> Settings {
         Settings { window: self.window, stride: self.stride(), by_document: self.by_document }
+    }
+
+    /// All tasks there are, the user's own among them; `None` if none is asked for.
+    ///
+    /// # Errors
+    /// If a task file is not one.
+    pub fn suite(&self) -> Result<Option<Suite>, PipelineError> {
+        if self.tasks.is_empty() { Ok(None) } else { crate::tasks::suite(&self.task_path).map(Some) }
     }
 }
 

@@ -134,6 +134,12 @@ eval:
   window: 512
   stride: 128
   by_document: true
+  tasks: [arc_easy, mmlu]
+  shots: 5
+  limit: 0.25
+  data: ./documents
+  fewshot_seed: 7
+  recovery: {mmlu: 95%, arc_easy: 0.9, mmlu_anatomy: 1, perplexity: 80%}
 materialise: {dtype: bf16, shard_size: 500MB}
 device: cpu
 runs: ./out
@@ -170,6 +176,11 @@ fn every_field_is_read() {
     assert_eq!(recipe.search.proxy, Method::new("loss"));
     assert_eq!(recipe.search.fidelity.unwrap().params, json!({"first": 0.1}));
     assert_eq!((recipe.eval.stride(), recipe.eval.text.clone()), (128, Some(TextSource::new("/data/test.txt"))));
+    let eval = &recipe.eval;
+    assert_eq!((eval.tasks.join(" ").as_str(), eval.shots, eval.limit), ("arc_easy mmlu", Some(5), Some(0.25)));
+    assert_eq!((eval.data.as_deref(), eval.fewshot_seed), (Some(Path::new("recipes/./documents")), 7));
+    let gates = [("arc_easy", 0.9), ("mmlu", 0.95), ("mmlu_anatomy", 1.0), ("perplexity", 0.8)];
+    assert_eq!(eval.recovery, gates.map(|(name, kept)| (name.to_owned(), Kept(kept))).into());
     assert_eq!((recipe.materialise.dtype, recipe.materialise.shard_size), (WeightType::Bf16, Bytes(500_000_000)));
     assert_eq!((recipe.space.groups, recipe.space.least_width, recipe.device), (Some(true), 0.2, Device::Cpu));
 }

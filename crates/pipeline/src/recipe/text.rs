@@ -99,19 +99,35 @@ pub(super) mod time {
 /// A share in [0, 1): `2%` or 0.02.
 pub(super) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     const WANTED: &str = "a share such as 2% or 0.02";
-    let number = match deserializer.deserialize_any(AnyScalar(WANTED))? {
-        Scalar::Whole(number) => number as f64,
-        Scalar::Number(number) => number,
-        Scalar::Text(text) => {
-            let percent = text.trim().strip_suffix('%').and_then(|digits| digits.trim().parse::<f64>().ok());
-            percent.ok_or_else(|| D::Error::custom(format!("`{text}` is not {WANTED}")))? / 100.0
-        }
-    };
+    let number = number(deserializer, WANTED)?;
     if !(0.0..1.0).contains(&number) {
         let hint = if (1.0..100.0).contains(&number) { format!("; did you mean `{number}%`?") } else { String::new() };
         return Err(D::Error::custom(format!("a share of {number} is not in 0 to 1, 1 excluded{hint}")));
     }
     Ok(number)
+}
+
+/// A share in (0, 1]: `95%` or 0.95.
+pub(super) fn kept<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    const WANTED: &str = "a share such as 95% or 0.95";
+    let number = number(deserializer, WANTED)?;
+    if number > 0.0 && number <= 1.0 {
+        return Ok(number);
+    }
+    let hint = if number > 1.0 && number <= 100.0 { format!("; did you mean `{number}%`?") } else { String::new() };
+    Err(D::Error::custom(format!("a recovery of {number} is not in 0 to 1, 0 excluded{hint}")))
+}
+
+/// A number, or its hundredfold with a percent sign.
+fn number<'de, D: Deserializer<'de>>(deserializer: D, wanted: &'static str) -> Result<f64, D::Error> {
+    match deserializer.deserialize_any(AnyScalar(wanted))? {
+        Scalar::Whole(number) => Ok(number as f64),
+        Scalar::Number(number) => Ok(number),
+        Scalar::Text(text) => {
+            let percent = text.trim().strip_suffix('%').and_then(|digits| digits.trim().parse::<f64>().ok());
+            Ok(percent.ok_or_else(|| D::Error::custom(format!("`{text}` is not {wanted}")))? / 100.0)
+        }
+    }
 }
 
 /// `5GB`, `500MB`, `2GiB`, or a number of bytes.
@@ -180,6 +196,20 @@ pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf
     Ok(PathBuf::from(text))
 }
 
+/// A path that is not empty, or nothing.
+pub(super) fn some_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(Option::<Named>::deserialize(deserializer)?.map(|named| named.0))
+}
+
+/// A list of paths, none of them empty.
+pub(super) fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    Ok(Vec::<Named>::deserialize(deserializer)?.into_iter().map(|named| named.0).collect())
+}
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Named(#[serde(deserialize_with = "path")] PathBuf);
+
 pub(super) fn amount_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "anyOf": [
         { "type": "string", "pattern": r"^\s*[0-9.]+\s*[%kKmMbBG]?\s*$" },
@@ -195,6 +225,13 @@ pub(super) fn share_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "anyOf": [
         { "type": "string", "pattern": r"^\s*[0-9.]+\s*%\s*$" },
         { "type": "number", "minimum": 0, "exclusiveMaximum": 1 },
+    ]})
+}
+
+pub(super) fn kept_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [
+        { "type": "string", "pattern": r"^\s*[0-9.]+\s*%\s*$" },
+        { "type": "number", "exclusiveMinimum": 0, "maximum": 1 },
     ]})
 }
 

@@ -3,6 +3,8 @@
 //! Controls: `uniform`, the same kept ratio in every sub-block, and `random`, architectures drawn from the search space
 //! (their mean). All are cut by the same ranking of units, so only the choice of architecture differs.
 
+mod tasks;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,8 @@ use crate::context::{Context, documents};
 use crate::error::finite;
 use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage, machine};
+
+pub use tasks::TaskTable;
 
 /// Times that a latency is measured.
 const REPETITIONS: usize = 5;
@@ -36,6 +40,9 @@ pub struct Evaluation {
     /// Of the original and the pruned model, if the budget counts latency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencyReport>,
+    /// Of the original and the pruned model, if the recipe names tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TaskTable>,
 }
 
 /// Predicted and measured latency, on one machine.
@@ -126,23 +133,36 @@ pub(crate) fn evaluate(
 ) -> Result<Evaluation, PipelineError> {
     let (text, stage) = (Text::of(context)?, Stage::Eval);
     let eval = &context.recipe.eval;
+    let tasks = eval.suite()?;
     let key = StageKey::new(stage.name())
         .with("materialise", &materialise::key(context)?.fingerprint())
         .with("text", &text.fingerprint())
         .with_json("shares", &context.recipe.data.shares)?
         .with_json("windows", &(eval.settings(), eval.tokens))?
         .with_json("random", &eval.random)?;
+    let key = match &tasks {
+        Some(suite) => tasks::with(key, eval, suite)?,
+        None => key,
+    };
     context.console.started(stage, &text.name());
     let outcome = context.run.run(&key, |dir| {
         let rows = rows(context, calibration, pruned, &text)?;
         let latency = context.spec.latency.as_ref().map(|table| latencies(context, table.generation, pruned, &rows));
-        let found = Evaluation { text: text.name(), rows, latency: latency.transpose()? };
-        write_json(&dir.join("eval.json"), &found)
+        let latency = latency.transpose()?;
+        let tasks = tasks.as_ref().map(|suite| tasks::evaluate(context, suite, pruned, dir)).transpose()?;
+        write_json(&dir.join("eval.json"), &Evaluation { text: text.name(), rows, latency, tasks })
     })?;
     let found: Evaluation = read_json(&context.run.path(stage.name()).join("eval.json"))?;
-    let losses: Vec<String> = found.rows.iter().map(|row| format!("{} {:.4}", row.name, row.measured.loss)).collect();
-    context.console.finished(stage, &losses.join(", "), outcome == Outcome::Skipped);
+    context.console.finished(stage, &summary(&found, &eval.tasks), outcome == Outcome::Skipped);
     Ok(found)
+}
+
+fn summary(found: &Evaluation, tasks: &[String]) -> String {
+    let losses = found.rows.iter().map(|row| format!("{} {:.4}", row.name, row.measured.loss));
+    let recoveries = found.tasks.iter().flat_map(|table| &table.recoveries);
+    let named = recoveries.filter(|one| tasks.contains(&one.name));
+    let kept = named.map(|one| format!("{:.1}% of {}", 100.0 * one.recovery, one.name));
+    losses.chain(kept).collect::<Vec<_>>().join(", ")
 }
 
 fn rows(
