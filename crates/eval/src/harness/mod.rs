@@ -8,6 +8,7 @@ mod builtin;
 mod check;
 mod compare;
 mod error;
+mod generate;
 mod metric;
 mod prompt;
 mod python;
