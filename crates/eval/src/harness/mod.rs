@@ -5,6 +5,7 @@
 
 mod answer;
 mod builtin;
+mod chat;
 mod check;
 mod compare;
 mod error;
@@ -24,6 +25,7 @@ use taper_data::TextTokenizer;
 use taper_model::Model;
 
 pub use answer::{Answer, Effort};
+pub use chat::{Chat, ChatTemplate};
 pub use compare::{Comparison, compare};
 pub use error::HarnessError;
 pub use metric::{BOOTSTRAP, Item, Outcome};
@@ -48,8 +50,8 @@ pub struct Subject<'a> {
 }
 
 /// How much of each document set is evaluated, and how.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Options {
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
     /// Shots, if not as the task says.
     pub shots: Option<usize>,
     /// Documents: a number, or a share below 1.
@@ -58,6 +60,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether kept answers are forgotten first.
     pub fresh: bool,
+    /// How prompts are put to the model.
+    pub chat: Chat<'a>,
 }
 
 /// The documents of a split of a task.
@@ -100,7 +104,7 @@ pub struct TaskRun {
 pub fn prompts(
     task: &Task,
     source: &Source<'_>,
-    options: Options,
+    options: Options<'_>,
 ) -> Result<(usize, Vec<(Fields, Prompt)>), HarnessError> {
     let split = task.evaluated_split().unwrap_or_default().to_owned();
     let load = |split: &str| -> Result<Vec<Fields>, HarnessError> {
@@ -127,7 +131,7 @@ pub fn prompts(
         Some(limit) => limit as usize,
         None => all,
     };
-    let mut prompts = prompt::Prompts::new(task, shots, &pool, options.seed);
+    let mut prompts = prompt::Prompts::new(task, (shots, &pool), options.seed, options.chat);
     let mut made = Vec::new();
     for (number, fields) in documents.into_iter().enumerate().take(limit) {
         let prompt = prompts.next(number, &fields)?;
@@ -144,7 +148,7 @@ pub fn evaluate(
     subject: Subject<'_>,
     tasks: &[&Task],
     source: &Source<'_>,
-    options: Options,
+    options: Options<'_>,
     (store, progress): (&mut AnswerStore, &dyn Progress),
 ) -> Result<Vec<TaskRun>, HarnessError> {
     let encoder = Encoder::new(subject.tokenizer, subject.model.spec().max_tokens)?;
