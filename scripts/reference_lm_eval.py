@@ -9,13 +9,14 @@ Needs lm_eval 0.4.13 and the folder of real test data (its `tasks/` and `models/
 request (context, a zero byte, continuation) of the first documents of tasks, with shots drawn by lm_eval's own samplers and
 seed, so that no text of the datasets is in the repository. The folder has no SciQ: `sciq/` holds documents of its form, made up
 here. `results.json` holds values and standard errors of a small model on the first documents of tasks, and of all of MMLU's groups.
+`chats.json` is made by `reference_lm_eval_chats.py`.
 """
-import hashlib
 import json
 import os
 import random
 import sys
-import tempfile
+
+import lm_eval_local
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../crates/eval/golden")
@@ -64,35 +65,10 @@ def draws(seed):
     }
 
 
-def hashes(data, name, shots, splits):
-    import datasets
-    from lm_eval.tasks import TaskManager
-
-    datasets.disable_progress_bars()
-    folder = f"{GOLDEN}/sciq" if name == "sciq" else f"{data}/tasks/{'mmlu' if name.startswith('mmlu_') else name}"
-    files = {split: f"{folder}/{split}.jsonl" for split in splits}
-    if name.startswith("mmlu_"):
-        subject = name.removeprefix("mmlu_")
-        own = tempfile.mkdtemp()
-        for split, path in files.items():
-            files[split] = f"{own}/{split}.jsonl"
-            with open(path) as source, open(files[split], "w") as target:
-                target.writelines(line for line in source if json.loads(line)["subject"] == subject)
-    config = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}, "num_fewshot": shots}
-    for key, split in [("training_split", "train"), ("validation_split", "validation"), ("test_split", "test")]:
-        if split not in splits:
-            config[key] = None
-    manager = TaskManager()
-    task = manager._factory.build(manager._entry(name), overrides=config, registry=manager._index)
-    task.set_fewshot_seed(seed=1234)
-    task.build_all_requests(limit=DOCUMENTS, rank=0, world_size=1)
-    documents = {}
-    for instance in task.instances:
-        parts = [part if isinstance(part, str) else "" for part in instance.args]
-        context, continuation = parts if len(parts) == 2 else ("", parts[0])
-        digest = hashlib.sha256(f"{context}\0{continuation}".encode()).hexdigest()
-        documents.setdefault(instance.doc_id, []).append(digest)
-    return [documents[key] for key in sorted(documents)]
+def hashes(data, manager, name, shots, splits):
+    folder = GOLDEN if name == "sciq" else f"{data}/tasks"
+    task = lm_eval_local.task(manager, folder, name, splits, {"num_fewshot": shots})
+    return [[lm_eval_local.digest(request) for request in document] for document in lm_eval_local.requests(task, DOCUMENTS)]
 
 
 def sciq():
@@ -173,16 +149,20 @@ def write(name, value, indent=None):
 
 
 def main():
+    import datasets
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
+    datasets.disable_progress_bars()
     data, wanted = sys.argv[1], sys.argv[2:] or ["random", "sciq", "prompts", "results"]
     if "random" in wanted:
         write("python_random", [draws(seed) for seed in [0, 1, 42, 1234, 2**31 + 5, 2**40 + 17]])
     if "sciq" in wanted:
         sciq()
     if "prompts" in wanted:
+        manager = TaskManager()
         tasks = [
-            {"task": name, "shots": shots, "splits": splits, "documents": hashes(data, name, shots, splits)}
+            {"task": name, "shots": shots, "splits": splits, "documents": hashes(data, manager, name, shots, splits)}
             for name, shots, splits in TASKS
         ]
         write("prompts", {"lm_eval": lm_eval.__version__, "tasks": tasks}, indent=1)

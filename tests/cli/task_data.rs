@@ -153,3 +153,38 @@ fn what_a_generation_or_a_text_cannot_be_is_named() {
     let error = text(&output.stderr);
     assert!(error.contains("task endings, document 1 of test, doc_to_target: a text without tokens"), "{error}");
 }
+
+/// Every weight of the model in `place` becomes `value`, in f32.
+fn fill(place: &Place, value: f32) {
+    let name = "model/model.safetensors";
+    let bytes = std::fs::read(place.path(name)).unwrap();
+    let (length, rest) = bytes.split_first_chunk().unwrap();
+    let length = u64::from_le_bytes(*length) as usize;
+    let mut header: Value = serde_json::from_slice(&rest[..length]).unwrap();
+    let tensors = header.as_object_mut().unwrap().iter_mut().filter(|(name, _)| *name != "__metadata__");
+    for (_, tensor) in tensors {
+        assert_eq!(tensor["dtype"], "F16");
+        tensor["dtype"] = "F32".into();
+        let offsets = [0, 1].map(|end| 2 * tensor["data_offsets"][end].as_u64().unwrap());
+        tensor["data_offsets"] = offsets.as_slice().into();
+    }
+    let header = header.to_string();
+    let values = value.to_le_bytes().repeat(rest[length..].len() / 2);
+    place.write(name, &[&(header.len() as u64).to_le_bytes(), header.as_bytes(), &values].concat());
+}
+
+#[test]
+fn a_model_that_overflows_gets_no_score() {
+    let place = tasks::filled(Place::with_own_model(), 2);
+    fill(&place, 1e18);
+    let want = "task endings@1, document 0: the model's answer is infinite or NaN";
+    let error = refused(&place);
+    assert!(error.contains(want), "{error}");
+    let generates = TASK
+        .replace("multiple_choice", "generate_until")
+        .replace("doc_to_choice: \"{{endings}}\"\n", "generation_kwargs: { until: [\".\"], max_gen_toks: 4 }\n")
+        .replace("{ metric: acc }, { metric: acc_norm }", "{ metric: exact_match }");
+    place.write("tasks/task.yaml", generates.as_bytes());
+    let error = refused(&place);
+    assert!(error.contains(want), "{error}");
+}

@@ -27,7 +27,10 @@ metadata: { version: 1.0 }
 
 /// A place with the task `endings` of so many documents, in `tasks` and `data`.
 pub fn place(documents: usize) -> Place {
-    let place = Place::new();
+    filled(Place::new(), documents)
+}
+
+pub fn filled(place: Place, documents: usize) -> Place {
     for folder in ["tasks", "data", "data/endings"] {
         std::fs::create_dir(place.path(folder)).unwrap();
     }
@@ -78,6 +81,34 @@ fn a_second_evaluation_asks_nothing_and_says_the_same() {
     for row in against["taper"]["against"].as_array().unwrap() {
         assert_eq!((&row["difference"], &row["flipped"]), (&0.0.into(), &0.into()));
     }
+}
+
+#[test]
+fn a_chat_template_is_another_question_and_a_model_without_one_is_refused() {
+    let place = filled(Place::with_own_model(), 4);
+    let chat = ["--log-samples", "--apply-chat-template", "--system-instruction", "Be brief."];
+    let output = place.output(&args("a.db", &chat));
+    assert_eq!(output.status.code(), Some(2));
+    let refused = text(&output.stderr);
+    assert!(refused.contains("model: no chat template, neither `chat_template` in tokenizer_config.json"), "{refused}");
+    let (plain, _) = report(&place, "a.db", &["--log-samples"]);
+    assert_eq!((&plain["chat_template"], &plain["system_instruction"]), (&Value::Null, &Value::Null));
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<answer>";
+    place.write("model/chat_template.jinja", template.as_bytes());
+    let (told, effort) = report(&place, "a.db", &chat);
+    assert_eq!(effort["known"], 0);
+    assert_eq!(told["chat_template"], template);
+    assert_eq!((&told["system_instruction"], &told["fewshot_as_multiturn"]), (&"Be brief.".into(), &true.into()));
+    let asked = |report: &Value| {
+        let asked = &report["samples"]["endings"][3]["arguments"][1];
+        [&asked[0], &asked[1]].map(|text| text.as_str().unwrap().to_owned())
+    };
+    let ([start, ending], question) = (asked(&plain), asked(&told));
+    assert_eq!(question, [format!("<system>Be brief.\n<user>{start}\n<answer>"), ending]);
+    let (one, _) = report(&place, "a.db", &["--apply-chat-template=any", "--fewshot-as-multiturn=false"]);
+    assert_eq!(one["fewshot_as_multiturn"], false);
+    let lone = place.output(&args("a.db", &["--fewshot-as-multiturn"]));
+    assert!(text(&lone.stderr).contains("--apply-chat-template"), "{}", text(&lone.stderr));
 }
 
 #[test]

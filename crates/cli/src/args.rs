@@ -165,6 +165,18 @@ pub(crate) struct TaskArgs {
     /// The first N documents of each task, or a share of them below 1.
     #[arg(long, value_name = "N", value_parser = limit, requires = "tasks")]
     pub(crate) limit: Option<f64>,
+    /// Put each prompt through the model's chat template; a name picks one of several.
+    ///
+    /// From chat_template.jinja or tokenizer_config.json, as transformers renders it. A template that asks for the date gets
+    /// today's, so its answers differ from day to day.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, requires = "tasks")]
+    pub(crate) apply_chat_template: Option<Option<String>>,
+    /// What stands before all else; under a chat template, in the system's name.
+    #[arg(long, value_name = "TEXT", requires = "tasks")]
+    pub(crate) system_instruction: Option<String>,
+    /// Under a chat template, whether shots are questions and answers of their own, as by default; `false`: all is one question.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", requires = "apply_chat_template")]
+    pub(crate) fewshot_as_multiturn: Option<bool>,
     /// Folder with `<task>/<split>.jsonl`, `.json` or `.parquet`, instead of the Hub.
     #[arg(long, value_name = "FOLDER", requires = "tasks")]
     pub(crate) data: Option<PathBuf>,

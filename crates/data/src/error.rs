@@ -129,6 +129,22 @@ pub enum DataError {
         /// The folder.
         dir: PathBuf,
     },
+    /// A model folder without a chat template.
+    #[error("{}: no chat template, neither `chat_template` in tokenizer_config.json nor a chat_template.jinja", dir.display())]
+    NoChatTemplate {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// No chat template of this name.
+    #[error("{}: no chat template `{name}`; there are: {known}", dir.display())]
+    ChatTemplateName {
+        /// The folder.
+        dir: PathBuf,
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
     /// A `tokenizer.json` that the tokenizers library refuses.
     #[error("{}: not a readable tokenizer", path.display())]
     Tokenizer {

@@ -3,6 +3,7 @@
 //! [`TextSource`] (what a recipe says) → [`Documents`] → one [`Split`] of them → [`Tokens`] [`pack()`]ed for calibration
 //! and search, or [`windows`] over all tokens for perplexity. Knows nothing of models beyond the tokenizer's files.
 
+mod chat;
 mod documents;
 mod error;
 mod ids;
@@ -16,6 +17,7 @@ mod tokenize;
 mod tokens;
 pub mod windows;
 
+pub use chat::ChatTemplates;
 pub use documents::Documents;
 pub use error::DataError;
 pub use ids::read_ids;

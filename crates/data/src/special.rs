@@ -60,13 +60,13 @@ impl SpecialTokens {
 }
 
 /// A JSON object; an empty one if there is no such file.
-struct ConfigFile {
+pub(crate) struct ConfigFile {
     path: PathBuf,
     object: Value,
 }
 
 impl ConfigFile {
-    fn load(path: PathBuf) -> Result<Self, DataError> {
+    pub(crate) fn load(path: PathBuf) -> Result<Self, DataError> {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
@@ -82,7 +82,7 @@ impl ConfigFile {
         Ok(Self { path, object })
     }
 
-    fn get(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.object.get(key)
     }
 
@@ -91,10 +91,15 @@ impl ConfigFile {
         if value.is_null() {
             return Ok(None);
         }
-        let text = value.as_str().or_else(|| value.get("content")?.as_str());
-        let text = text.ok_or_else(|| self.wrong(key, "a token's text, an object with its `content`, or null"))?;
+        let text = self.text(key, value)?;
         let id = tokenizer.token_to_id(text);
         id.map(Some).ok_or_else(|| self.unknown(key, format!("`{text}`")))
+    }
+
+    /// A token given as text, or as `{"content": text}`.
+    pub(crate) fn text<'v>(&self, key: &str, value: &'v Value) -> Result<&'v str, DataError> {
+        let text = value.as_str().or_else(|| value.get("content")?.as_str());
+        text.ok_or_else(|| self.wrong(key, "a token's text, an object with its `content`, or null"))
     }
 
     /// One id or a list of them; nothing for null or no such key.
@@ -118,7 +123,7 @@ impl ConfigFile {
         DataError::UnknownToken { path: self.path.clone(), key: key.to_owned(), token }
     }
 
-    fn wrong(&self, key: &str, wanted: &str) -> DataError {
+    pub(crate) fn wrong(&self, key: &str, wanted: &str) -> DataError {
         let found = self.get(key).unwrap_or(&Value::Null);
         DataError::Json { at: self.path.display().to_string(), reason: format!("`{key}` is {found}, wanted {wanted}") }
     }

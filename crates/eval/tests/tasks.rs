@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use serde_json::{Value, json};
-use taper_eval::harness::{self, FEWSHOT_SEED, Fields, Gold, Options, Suite, Task};
+use taper_eval::harness::{self, Chat, FEWSHOT_SEED, Fields, Gold, Options, Suite, Task};
 
 const GOOD: &str = "task: quiz
 summary: A quiz
@@ -56,7 +56,7 @@ fn ask(document: Value, shots: usize, pool: usize) -> Result<harness::Prompt, St
     suite.add(GOOD, "quiz/task.yaml").unwrap();
     let Value::Object(fields) = document else { panic!("{document} is no document") };
     let source = |_: &Task, _: &str| Ok(vec![fields.clone(); pool] as Vec<Fields>);
-    let options = Options { shots: Some(shots), limit: None, seed: FEWSHOT_SEED, fresh: false };
+    let options = Options { shots: Some(shots), limit: None, seed: FEWSHOT_SEED, fresh: false, chat: Chat::default() };
     let prompts = harness::prompts(suite.tasks().next().unwrap(), &source, options);
     prompts.map(|(_, mut prompts)| prompts.remove(0).1).map_err(|error| error.to_string())
 }

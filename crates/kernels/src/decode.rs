@@ -4,6 +4,8 @@
 //! A window is the cache's capacity: the newest token takes the place of the oldest, and the order of keys is no matter.
 //! Sources: arXiv:1911.02150 (incremental decoding), arXiv:2305.13245 (groups).
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -15,40 +17,75 @@ use crate::{KernelError, Result};
 
 /// Multiply-adds that a task has at least: below it a thread is not worth waking.
 const PIECE: usize = 1 << 16;
+const OP: &str = "kv_cache";
 
-/// Keys and values of one attention, `[sequences, n_kv_heads, capacity, d_head]` each, of the newest `capacity` tokens.
+/// Keys and values of one attention: of each sequence's newest tokens, as many as it has room for.
 #[derive(Debug, Clone)]
 pub struct KvCache {
+    sequences: Vec<Sequence>,
+    n_kv_heads: usize,
+    d_head: usize,
+}
+
+/// Of one sequence, `[n_kv_heads, capacity, d_head]` each.
+#[derive(Debug, Clone)]
+struct Sequence {
     keys: Vec<f32>,
     values: Vec<f32>,
-    sequences: usize,
-    n_kv_heads: usize,
     capacity: usize,
-    d_head: usize,
     tokens: usize, // seen so far
 }
 
-impl KvCache {
-    /// An empty one, for `capacity` tokens of each of `sequences`.
-    pub fn new(sequences: usize, n_kv_heads: usize, capacity: usize, d_head: usize) -> Self {
-        let size = sequences * n_kv_heads * capacity * d_head;
-        let (keys, values) = (vec![0.0; size], vec![0.0; size]);
-        Self { keys, values, sequences, n_kv_heads, capacity, d_head, tokens: 0 }
-    }
-
-    /// Memory of keys and values.
-    pub fn bytes(&self) -> u64 {
-        (size_of::<f32>() * (self.keys.len() + self.values.len())) as u64
-    }
-
-    /// Tokens of each sequence that can be read.
+impl Sequence {
+    /// Tokens that can be read.
     fn kept(&self) -> usize {
         self.tokens.min(self.capacity)
     }
 
+    /// Takes in the next tokens: rows `rows` of `k` and `v`, whose rows are `heads` heads of `d`.
+    fn take(&mut self, [k, v]: [&[f32]; 2], rows: impl Iterator<Item = usize> + Clone, [heads, d]: [usize; 2]) {
+        let (tokens, width) = (rows.clone().count(), heads * d);
+        for (new, kept) in [(k, &mut self.keys), (v, &mut self.values)] {
+            for (token, row) in rows.clone().enumerate() {
+                if token + self.capacity < tokens {
+                    continue; // overwritten by a later one
+                }
+                let slot = (self.tokens + token) % self.capacity;
+                for (head, new) in new[row * width..(row + 1) * width].chunks(d).enumerate() {
+                    let at = (head * self.capacity + slot) * d;
+                    kept[at..at + d].copy_from_slice(new);
+                }
+            }
+        }
+        self.tokens += tokens;
+    }
+}
+
+impl KvCache {
+    /// An empty one, with room for as many tokens of each sequence as `capacities` says.
+    pub fn new(capacities: &[usize], n_kv_heads: usize, d_head: usize) -> Self {
+        let sequence = |capacity: &usize| {
+            let size = n_kv_heads * capacity * d_head;
+            Sequence { keys: vec![0.0; size], values: vec![0.0; size], capacity: *capacity, tokens: 0 }
+        };
+        Self { sequences: capacities.iter().map(sequence).collect(), n_kv_heads, d_head }
+    }
+
+    /// Memory of keys and values.
+    pub fn bytes(&self) -> u64 {
+        let values = self.sequences.iter().map(|sequence| sequence.keys.len() + sequence.values.len());
+        (size_of::<f32>() * values.sum::<usize>()) as u64
+    }
+
     /// Counts `tokens` more of each sequence as seen, and leaves what is kept as it is.
     pub fn skip(&mut self, tokens: usize) {
-        self.tokens += tokens;
+        self.sequences.iter_mut().for_each(|sequence| sequence.tokens += tokens);
+    }
+
+    /// Lets go of the sequences for which `kept` is false; the others close up.
+    pub fn keep(&mut self, kept: &[bool]) {
+        let mut kept = kept.iter();
+        self.sequences.retain(|_| kept.next() != Some(&false));
     }
 
     /// Takes in the next tokens of each sequence.
@@ -59,32 +96,52 @@ impl KvCache {
     /// # Errors
     /// If shapes, layout or device do not fit.
     pub fn extend(&mut self, k: &Tensor, v: &Tensor) -> Result<()> {
-        const OP: &str = "kv_cache";
+        let sequences = self.sequences.len();
+        let rows = self.check(k, v)?;
+        if !rows.is_multiple_of(sequences.max(1)) {
+            let want = format!("[{sequences} · tokens, {}]", self.n_kv_heads * self.d_head);
+            return Err(host::shape(OP, "k", k, want));
+        }
+        let sides = [Host::of(OP, k)?, Host::of(OP, v)?];
+        let (tokens, shape) = (rows / sequences.max(1), [self.n_kv_heads, self.d_head]);
+        for (index, sequence) in self.sequences.iter_mut().enumerate() {
+            sequence.take([&sides[0], &sides[1]], index * tokens..(index + 1) * tokens, shape);
+        }
+        Ok(())
+    }
+
+    /// Takes in the next tokens of one sequence: `rows` of `k` and `v`, one range after the other.
+    ///
+    /// # Shapes
+    /// `k` and `v` `[tokens, n_kv_heads · d_head]`.
+    ///
+    /// # Errors
+    /// If there is no such sequence, or if shapes, rows, layout or device do not fit.
+    pub fn read(&mut self, sequence: usize, rows: &[Range<usize>], k: &Tensor, v: &Tensor) -> Result<()> {
+        let there = self.check(k, v)?;
+        let refuse = |what, got: usize, want: String| Err(KernelError::Shape { op: OP, what, got: vec![got], want });
+        if let Some(range) = rows.iter().find(|range| range.end > there) {
+            return refuse("rows", range.end, format!("at most {there}"));
+        }
+        let (sides, shape) = ([Host::of(OP, k)?, Host::of(OP, v)?], [self.n_kv_heads, self.d_head]);
+        let sequences = self.sequences.len();
+        match self.sequences.get_mut(sequence) {
+            Some(own) => own.take([&sides[0], &sides[1]], rows.iter().cloned().flatten(), shape),
+            None => return refuse("sequence", sequence, format!("one of {sequences}")),
+        }
+        Ok(())
+    }
+
+    /// Rows of `k` and `v`, which are alike and of all heads.
+    fn check(&self, k: &Tensor, v: &Tensor) -> Result<usize> {
         let width = self.n_kv_heads * self.d_head;
         let (rows, _) = host::rows(OP, "k", k)?;
         for (what, tensor) in [("k", k), ("v", v)] {
-            if tensor.dims() != [rows, width] || !rows.is_multiple_of(self.sequences.max(1)) {
-                return Err(host::shape(OP, what, tensor, format!("[{} · tokens, {width}]", self.sequences)));
+            if tensor.dims() != [rows, width] {
+                return Err(host::shape(OP, what, tensor, format!("[{rows}, {width}]")));
             }
         }
-        let tokens = rows / self.sequences.max(1);
-        for (tensor, kept) in [(k, &mut self.keys), (v, &mut self.values)] {
-            let new = Host::of(OP, tensor)?;
-            let (capacity, d) = (self.capacity, self.d_head);
-            for (row, new) in new.chunks(width.max(1)).enumerate() {
-                let (sequence, token) = (row / tokens, row % tokens);
-                if token + capacity < tokens {
-                    continue; // overwritten by a later one
-                }
-                let slot = (self.tokens + token) % capacity;
-                for (head, new) in new.chunks(d).enumerate() {
-                    let at = ((sequence * self.n_kv_heads + head) * capacity + slot) * d;
-                    kept[at..at + d].copy_from_slice(new);
-                }
-            }
-        }
-        self.tokens += tokens;
-        Ok(())
+        Ok(rows)
     }
 }
 
@@ -95,8 +152,8 @@ impl KvCache {
 /// If shapes, layout or device do not fit, or the cache is empty.
 pub fn decode_attention(q: &Tensor, cache: &KvCache, kv_of: &[usize]) -> Result<Tensor> {
     const OP: &str = "decode_attention";
-    let (d, kept) = (cache.d_head, cache.kept());
-    let want = [cache.sequences, kv_of.len() * d];
+    let d = cache.d_head;
+    let want = [cache.sequences.len(), kv_of.len() * d];
     if q.dims() != want {
         return Err(host::shape(OP, "q", q, format!("{want:?}")));
     }
@@ -104,20 +161,23 @@ pub fn decode_attention(q: &Tensor, cache: &KvCache, kv_of: &[usize]) -> Result<
     if let Some(kv) = kv_of.iter().find(|kv| **kv >= cache.n_kv_heads) {
         return Err(refuse("kv_of", *kv, format!("KV heads below {}", cache.n_kv_heads)));
     }
-    if kept == 0 {
+    let lengths = || cache.sequences.iter().map(Sequence::kept);
+    if lengths().any(|kept| kept == 0) {
         return Err(refuse("cache", 0, "at least one token".to_owned()));
     }
+    let longest = lengths().max().unwrap_or(1);
     let queries = Host::of(OP, q)?;
     let mut out = vec![0.0; queries.len()];
-    let least = PIECE.div_ceil(2 * kept * d.max(1));
+    let least = PIECE.div_ceil(2 * longest * d.max(1));
     let heads = out.par_chunks_mut(d.max(1)).zip(queries.par_chunks(d.max(1))).enumerate().with_min_len(least);
     heads.for_each_init(
-        || vec![0.0; kept],
+        || vec![0.0; longest],
         |scores, (task, (out, query))| {
-            let (sequence, head) = (task / kv_of.len(), task % kv_of.len());
-            let start = (sequence * cache.n_kv_heads + kv_of[head]) * cache.capacity * d;
+            let (sequence, head) = (&cache.sequences[task / kv_of.len()], task % kv_of.len());
+            let (kept, start) = (sequence.kept(), kv_of[head] * sequence.capacity * d);
+            let scores = &mut scores[..kept];
             let side = |values| View::new(values, [kept, d], d);
-            let (keys, values) = (side(&cache.keys[start..]), side(&cache.values[start..]));
+            let (keys, values) = (side(&sequence.keys[start..]), side(&sequence.values[start..]));
             let scale = 1.0 / (d as f32).sqrt();
             let product = Out { values: scores, stride: kept, add: false };
             multiply(product, scale, View::new(query, [1, d], d), keys.t());
@@ -185,7 +245,7 @@ mod tests {
                 x.chunks(tokens * width).flat_map(|x| x[from * width..to * width].to_vec()).collect()
             };
             for prompt in 1..tokens {
-                let mut cache = KvCache::new(sequences, kv_heads, window.min(tokens), D);
+                let mut cache = KvCache::new(&vec![window.min(tokens); sequences], kv_heads, D);
                 let extend = |cache: &mut KvCache, from: usize, to: usize| {
                     let [k, v] = sides.each_ref().map(|x| tensor(&part(x, from, to), sequences * (to - from)));
                     cache.extend(&k, &v).unwrap();
@@ -217,7 +277,7 @@ mod tests {
         let (q, k, v) = (tensor(&q, tokens), tensor(&k, tokens), tensor(&v, tokens));
         let all = Heads { sequences: 1, tokens, d_head: D, kv_of: &kv_of, n_kv_heads: 8, window: None };
         let want = attention(&q, &k, &v, all).unwrap().out.narrow(0, tokens - 1, 1).unwrap();
-        let mut cache = KvCache::new(1, 8, tokens, D);
+        let mut cache = KvCache::new(&[tokens], 8, D);
         cache.extend(&k, &v).unwrap();
         let got = decode_attention(&q.narrow(0, tokens - 1, 1).unwrap(), &cache, &kv_of).unwrap();
         let off = (got - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
@@ -227,7 +287,7 @@ mod tests {
     #[test]
     fn shapes_are_checked_by_name() {
         let zeros = |rows: usize, columns: usize| Tensor::zeros((rows, columns), DType::F32, &Device::Cpu).unwrap();
-        let mut cache = KvCache::new(2, 1, 3, D);
+        let mut cache = KvCache::new(&[3; 2], 1, D);
         assert_eq!(cache.bytes(), 2 * 4 * 2 * 3 * D as u64);
         let refusal = cache.extend(&zeros(3, D), &zeros(3, D)).unwrap_err().to_string();
         assert_eq!(refusal, "kv_cache: k has shape [3, 4], wanted [2 · tokens, 4]");

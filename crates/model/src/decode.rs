@@ -1,17 +1,21 @@
-//! Generation: a prompt at once, then a token of each sequence a step, keys and values of what was before kept.
+//! Generation: prompts at once, then a token of each sequence a step, keys and values of what was before kept.
 //!
-//! The logits are those of the full forward pass, up to rounding. A sliding window bounds what is kept. Source of the
+//! Sequences may have different lengths, and each ends when its owner says so; a step reads the weights once for all. The
+//! logits are those of the full forward pass, up to rounding. A sliding window bounds what is kept. Source of the
 //! cache: arXiv:1911.02150.
 
-use candle_core::{D, Tensor as Host};
+use candle_core::Tensor as Host;
 use taper_arch::SubBlock;
 use taper_kernels::cpu::{self, KvCache, decode_attention};
-use taper_kernels::{KernelError, Rope, Tensor, attention, from_units, into_units, rms_norm};
+use taper_kernels::{KernelError, Rope, Tensor, attention, from_units, gather_rows, into_units, rms_norm};
 
 use crate::attention::{Context, Projected};
 use crate::error::{at, candle};
 use crate::model::{Attention, rope_frequencies};
+use crate::tree::Layout;
 use crate::{Model, ModelError, Result};
+
+const OP: &str = "decode";
 
 /// What a pass has just gone through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,42 +36,48 @@ pub enum Part {
 /// Told of each part as it ends: whoever wants to time them.
 pub type Passed<'a> = dyn FnMut(Part) + 'a;
 
-/// Sequences being generated, all of one length.
+/// Sequences being generated.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     model: &'a Model,
     caches: Vec<Option<KvCache>>, // one a block; none without attention
     frequencies: Vec<f32>,
-    sequences: usize,
-    capacity: usize,
+    sequences: Vec<Sequence>,
+}
+
+/// Tokens of a sequence: so far, and at most.
+#[derive(Debug, Clone, Copy)]
+struct Sequence {
     tokens: usize,
+    capacity: usize,
 }
 
 impl<'a> Decoder<'a> {
-    /// For `sequences` of up to `capacity` tokens each, prompt included.
+    /// For as many sequences as `capacities` has, each of up to so many tokens, prompt included.
     ///
     /// # Errors
     /// [`ModelError::Ids`] if there are none; if the model does not lie on the CPU, where alone generation runs.
-    pub fn new(model: &'a Model, sequences: usize, capacity: usize) -> Result<Self> {
+    pub fn new(model: &'a Model, capacities: &[usize]) -> Result<Self> {
         if model.embedding.machine().is_some() {
             return Err(at("generation")(KernelError::Places { op: "decode_attention" }));
         }
-        if sequences == 0 || capacity == 0 {
-            return Err(ModelError::Ids { reason: format!("{sequences} sequences of {capacity} tokens are none") });
+        if capacities.is_empty() || capacities.contains(&0) {
+            return Err(ModelError::Ids { reason: format!("sequences of {capacities:?} tokens are none") });
         }
         let cache = |attention: &Attention| {
-            let kept = attention.window.map_or(capacity, |window| window.clamp(1, capacity));
-            KvCache::new(sequences, attention.n_kv_heads, kept, model.spec.d_head)
+            let kept = |capacity: &usize| attention.window.map_or(*capacity, |window| window.clamp(1, *capacity));
+            let kept: Vec<usize> = capacities.iter().map(kept).collect();
+            KvCache::new(&kept, attention.n_kv_heads, model.spec.d_head)
         };
         let caches = model.blocks.iter().map(|block| block.attention.as_ref().map(cache)).collect();
-        let frequencies = rope_frequencies(&model.spec);
-        Ok(Self { model, caches, frequencies, sequences, capacity, tokens: 0 })
+        let sequences = capacities.iter().map(|capacity| Sequence { tokens: 0, capacity: *capacity }).collect();
+        Ok(Self { model, caches, frequencies: rope_frequencies(&model.spec), sequences })
     }
 
     /// As if `tokens` more of each sequence had been fed, with whatever keys and values: for the clock, which does not care.
     pub fn skip(&mut self, tokens: usize) {
         self.caches.iter_mut().flatten().for_each(|cache| cache.skip(tokens));
-        self.tokens += tokens;
+        self.sequences.iter_mut().for_each(|sequence| sequence.tokens += tokens);
     }
 
     /// Memory of all keys and values.
@@ -75,8 +85,64 @@ impl<'a> Decoder<'a> {
         self.caches.iter().flatten().map(KvCache::bytes).sum()
     }
 
-    /// Takes in the next tokens of each sequence, and returns the logits of what follows: at first the prompts, then one
-    /// token of each.
+    /// Lets go of the sequences for which `kept` is false; the others close up.
+    pub fn keep(&mut self, kept: &[bool]) {
+        self.caches.iter_mut().flatten().for_each(|cache| cache.keep(kept));
+        let mut kept = kept.iter();
+        self.sequences.retain(|_| kept.next() != Some(&false));
+    }
+
+    /// Takes in the prompts of sequences `first` and following, of any lengths, what they share once, and returns the
+    /// logits of what follows each.
+    ///
+    /// # Shapes
+    /// The result is `[prompts, vocab]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Ids`] if there is no such sequence, it has begun, or its prompt is empty or too long; if an operation
+    /// fails.
+    pub fn read(&mut self, first: usize, prompts: &[&[u32]]) -> Result<Host> {
+        self.check(first, prompts)?;
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|index| prompts[*index]);
+        let texts: Vec<&[u32]> = order.iter().map(|index| prompts[*index]).collect();
+        let layout = Layout::of(&texts);
+        let (model, caches) = (self.model, &mut self.caches);
+        let x = model.run_tree(&layout, &mut |block, k, v| match &mut caches[block] {
+            Some(cache) => {
+                let (k, v) = (k.host(OP)?, v.host(OP)?);
+                let mut texts = order.iter().enumerate();
+                texts.try_for_each(|(text, index)| cache.read(first + index, &layout.rows(text), k, v))
+            }
+            None => Ok(()),
+        })?;
+        let mut last = vec![0; prompts.len()];
+        for (text, index) in order.iter().enumerate() {
+            last[*index] = layout.row(text, prompts[*index].len() - 1) as u32;
+            self.sequences[first + index].tokens = prompts[*index].len();
+        }
+        model.next_logits(&gather_rows(&x, &last).map_err(at("head"))?)
+    }
+
+    fn check(&self, first: usize, prompts: &[&[u32]]) -> Result<()> {
+        let refuse = |reason: String| Err(ModelError::Ids { reason });
+        if prompts.is_empty() || first + prompts.len() > self.sequences.len() {
+            return refuse(format!("{} prompts from {first} on of {} sequences", prompts.len(), self.sequences.len()));
+        }
+        for (prompt, sequence) in prompts.iter().zip(&self.sequences[first..]) {
+            if prompt.is_empty() || prompt.len() > sequence.capacity || sequence.tokens > 0 {
+                let Sequence { tokens, capacity } = sequence;
+                return refuse(format!(
+                    "a prompt of {} after {tokens}, wanted 1 to {capacity} after none",
+                    prompt.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in the next tokens of each sequence, and returns the logits of what follows: at first the prompts, all of one
+    /// length, then one token of each.
     ///
     /// # Shapes
     /// `ids` `[sequences, tokens]`, row after row; the result is `[sequences, vocab]`.
@@ -84,20 +150,26 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// [`ModelError::Ids`] if `ids` are no such rows, more than was said, or several after the first; if an operation fails.
     pub fn feed(&mut self, ids: &[u32], passed: &mut Passed<'_>) -> Result<Host> {
-        let (sequences, length) = (self.sequences, ids.len() / self.sequences);
+        let sequences = self.sequences.len();
+        let length = ids.len() / sequences.max(1);
         let refuse = |reason: String| Err(ModelError::Ids { reason });
-        if ids.is_empty() || !ids.len().is_multiple_of(sequences) {
+        if ids.is_empty() || !ids.len().is_multiple_of(sequences.max(1)) {
             return refuse(format!("{} are no rows of {sequences} sequences", ids.len()));
         }
-        if self.tokens > 0 && length > 1 {
-            return refuse(format!("{length} of each sequence after {}, wanted one", self.tokens));
+        let most = self.sequences.iter().map(|sequence| sequence.tokens).max().unwrap_or(0);
+        if most > 0 && length > 1 {
+            return refuse(format!("{length} of each sequence after {most}, wanted one"));
         }
-        let tokens = self.tokens + length;
-        if tokens > self.capacity {
-            return refuse(format!("{tokens} of each sequence, wanted at most {}", self.capacity));
+        if let Some(full) = self.sequences.iter().find(|sequence| sequence.tokens + length > sequence.capacity) {
+            let Sequence { tokens, capacity } = full;
+            return refuse(format!("{} of a sequence, wanted at most {capacity}", tokens + length));
         }
         let model = self.model;
-        let rope = Rope::Host(cpu::Rope::at(&self.frequencies, self.tokens..tokens));
+        let positions: Vec<usize> = match length {
+            1 => self.sequences.iter().map(|sequence| sequence.tokens).collect(),
+            _ => (0..length).collect(),
+        };
+        let rope = Rope::Host(cpu::Rope::at(&self.frequencies, positions.into_iter()));
         let (d_head, eps) = (model.spec.d_head, model.spec.norm_eps);
         let context = Context { sequences, tokens: length, d_head, eps, rope };
         let mut x = model.embed(ids)?; // [sequences * length, d_model]
@@ -106,7 +178,7 @@ impl<'a> Decoder<'a> {
             let mut ended = |half| passed(Part::Half { block: index, half });
             if let (Some(attention), Some(cache)) = (&block.attention, &mut self.caches[index]) {
                 let place = || at(format!("block {index}, {}", SubBlock::Attention));
-                x = attention.extend(&context, &x, cache, self.tokens == 0).map_err(place())?;
+                x = attention.extend(&context, &x, cache, most == 0).map_err(place())?;
                 ended(SubBlock::Attention);
             }
             if let Some(mlp) = &block.mlp {
@@ -115,8 +187,9 @@ impl<'a> Decoder<'a> {
                 ended(SubBlock::Mlp);
             }
         }
-        self.tokens = tokens;
-        let logits = model.last_logits(&x, sequences)?;
+        self.sequences.iter_mut().for_each(|sequence| sequence.tokens += length);
+        let last: Vec<u32> = (1..=sequences).map(|sequence| (sequence * length - 1) as u32).collect();
+        let logits = model.next_logits(&gather_rows(&x, &last).map_err(at("head"))?)?;
         passed(Part::Head);
         Ok(logits)
     }
@@ -127,7 +200,6 @@ impl Attention {
     /// rows of a sequence may have more than one token.
     fn extend(&self, context: &Context, x: &Tensor, cache: &mut KvCache, first: bool) -> taper_kernels::Result<Tensor> {
         let Projected { q, k, v, .. } = self.project(context, x)?;
-        const OP: &str = "decode";
         cache.extend(k.host(OP)?, v.host(OP)?)?;
         let units = match first {
             true => attention(&q, &k, &v, self.heads(context))?.out,
@@ -138,15 +210,9 @@ impl Attention {
 }
 
 impl Model {
-    /// Logits of each sequence's last row of the residual stream: `[sequences, vocab]`.
-    fn last_logits(&self, x: &Tensor, sequences: usize) -> Result<Host> {
-        let x = x.host("last token").map_err(at("head"))?;
-        let last = || {
-            let (rows, d) = x.dims2()?;
-            x.reshape((sequences, rows / sequences, d))?.narrow(1, rows / sequences - 1, 1)?.squeeze(1)?.contiguous()
-        };
-        let last = last().map_err(candle("last token")).map_err(at("head"))?;
-        let hidden = rms_norm(&last.into(), &self.norm, self.spec.norm_eps).map_err(at("final norm"))?;
+    /// Logits by rows of the residual stream: `[rows, vocab]`.
+    fn next_logits(&self, rows: &Tensor) -> Result<Host> {
+        let hidden = rms_norm(rows, &self.norm, self.spec.norm_eps).map_err(at("final norm"))?;
         into_units(&hidden, self.head(), None).and_then(|logits| logits.to_host()).map_err(at("head"))
     }
 }
@@ -157,8 +223,12 @@ impl Model {
 /// `logits` `[sequences, vocab]`; the result is `[sequences]`.
 ///
 /// # Errors
-/// If `logits` is no matrix.
+/// [`ModelError::Logits`] for the first sequence with one that is infinite or NaN; if `logits` is no matrix.
 pub fn greedy(logits: &Host) -> Result<Vec<u32>> {
-    let best = logits.argmax(D::Minus1).and_then(|best| best.to_vec1());
-    best.map_err(candle("argmax")).map_err(at("greedy"))
+    let rows: Vec<Vec<f32>> = logits.to_vec2().map_err(candle("greedy")).map_err(at("greedy"))?;
+    let best = |(sequence, row): (usize, &Vec<f32>)| match row.iter().all(|logit| logit.is_finite()) {
+        true => Ok((1..row.len()).fold(0, |best, id| if row[id] > row[best] { id } else { best }) as u32),
+        false => Err(ModelError::Logits { sequence }),
+    };
+    rows.iter().enumerate().map(best).collect()
 }

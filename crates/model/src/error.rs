@@ -99,6 +99,12 @@ pub enum ModelError {
         /// What is there.
         value: f32,
     },
+    /// A model that overflows.
+    #[error("sequence {sequence}: a logit is infinite or NaN")]
+    Logits {
+        /// Which of those generated.
+        sequence: usize,
+    },
     /// Token ids that are no batch for this model.
     #[error("token ids: {reason}")]
     Ids {

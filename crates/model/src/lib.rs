@@ -31,4 +31,4 @@ pub use memory::PassMemory;
 pub use model::{Model, rope_frequencies};
 pub use parameter::{Parameter, Place, parameter_count, parameters};
 pub use save::{StoredType, save};
-pub use tree::{Continuation, Scored};
+pub use tree::{Continuation, Scored, new_tokens};

@@ -4,6 +4,8 @@
 //! question, the shots of a subject) goes through the model once; no row is padding. Logits exist for the rows that
 //! predict a continuation, a piece of them at a time. The result is that of each text alone, up to rounding.
 
+use std::ops::Range;
+
 use taper_arch::SubBlock;
 use taper_kernels::cpu::{self, token_scores, tree_attention};
 use taper_kernels::{Rope, Run, Tensor, Tree, from_units, gather_rows, rms_norm};
@@ -31,22 +33,25 @@ pub struct Scored {
     pub greedy: bool,
 }
 
+/// Told the number of a block, and keys and values of all rows of the tree.
+pub(crate) type Seen<'a> = dyn FnMut(usize, &Tensor, &Tensor) -> taper_kernels::Result<()> + 'a;
+
 /// Texts as a tree: tokens of all runs, and where each text's rows are.
 #[derive(Debug, PartialEq, Eq)]
-struct Layout {
+pub(crate) struct Layout {
     tokens: Vec<u32>,
     runs: Vec<Run>,
     ends: Vec<usize>, // for each text, the run it ends in, counted in whole runs
 }
 
-/// Tokens of the tree of `texts`, which are sorted: what a pass over them costs.
+/// Tokens that two texts begin with alike.
 fn shared(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 impl Layout {
     /// Of `texts`, sorted. A run ends where a text does, or where the texts that share it part.
-    fn of(texts: &[&[u32]]) -> Self {
+    pub(crate) fn of(texts: &[&[u32]]) -> Self {
         let mut layout = Self { tokens: Vec::new(), runs: Vec::new(), ends: vec![0; texts.len()] };
         layout.grow(texts, 0, 0, &mut Vec::new());
         layout
@@ -76,8 +81,14 @@ impl Layout {
         }
     }
 
+    /// All rows of text `text`, in its order.
+    pub(crate) fn rows(&self, text: usize) -> Vec<Range<usize>> {
+        let run = &self.runs[self.ends[text]];
+        run.past.iter().chain([&run.rows]).cloned().collect()
+    }
+
     /// The row of token `place` of text `text`.
-    fn row(&self, text: usize, mut place: usize) -> usize {
+    pub(crate) fn row(&self, text: usize, mut place: usize) -> usize {
         let run = &self.runs[self.ends[text]];
         for rows in run.past.iter().chain([&run.rows]) {
             if place < rows.len() {
@@ -90,15 +101,8 @@ impl Layout {
 }
 
 /// How many tokens of `input` a pass goes through if it takes in `earlier`, which sorts before it and next to it, too.
-pub(crate) fn new_tokens(earlier: &[u32], input: &[u32]) -> usize {
-    input.len() - shared(earlier, input)
-}
-
-impl Continuation<'_> {
-    /// Tokens that it adds to a pass which takes in `earlier`, its neighbour in sorted order.
-    pub fn new_tokens(&self, earlier: Option<&Self>) -> usize {
-        earlier.map_or(self.input.len(), |earlier| new_tokens(earlier.input, self.input))
-    }
+pub fn new_tokens(earlier: Option<&[u32]>, input: &[u32]) -> usize {
+    input.len() - earlier.map_or(0, |earlier| shared(earlier, input))
 }
 
 impl Model {
@@ -140,7 +144,7 @@ impl Model {
 
     /// Scores of tokens by rows of the tree.
     fn score_rows(&self, layout: &Layout, wanted: &[(usize, u32)]) -> Result<Vec<taper_kernels::TokenScore>> {
-        let x = self.run_tree(layout)?; // [tokens of the tree, d_model]
+        let x = self.run_tree(layout, &mut |_, _, _| Ok(()))?; // [tokens of the tree, d_model]
         let mut rows: Vec<u32> = wanted.iter().map(|(row, _)| *row as u32).collect();
         rows.sort_unstable();
         rows.dedup();
@@ -154,8 +158,8 @@ impl Model {
         scores.map_err(at("head"))
     }
 
-    /// The residual stream after all blocks.
-    fn run_tree(&self, layout: &Layout) -> Result<Tensor> {
+    /// The residual stream after all blocks; `seen` is told each block's keys and values.
+    pub(crate) fn run_tree(&self, layout: &Layout, seen: &mut Seen<'_>) -> Result<Tensor> {
         let positions = layout.runs.iter().flat_map(|run| (0..run.rows.len()).map(|token| run.start() + token));
         let positions: Vec<usize> = positions.collect();
         let rope = Rope::Host(cpu::Rope::at(&rope_frequencies(&self.spec), positions.into_iter()));
@@ -165,7 +169,9 @@ impl Model {
         for (index, block) in self.blocks.iter().enumerate() {
             let place = |half: SubBlock| at(format!("block {index}, {half}"));
             if let Some(attention) = &block.attention {
-                x = attention.over_tree(&context, &x, &layout.runs).map_err(place(SubBlock::Attention))?;
+                let mut seen = |k: &Tensor, v: &Tensor| seen(index, k, v);
+                let after = attention.over_tree(&context, &x, &layout.runs, &mut seen);
+                x = after.map_err(place(SubBlock::Attention))?;
             }
             if let Some(mlp) = &block.mlp {
                 x = mlp.forward(&context, &x).map_err(place(SubBlock::Mlp))?.0;
@@ -177,8 +183,15 @@ impl Model {
 
 impl Attention {
     /// As [`Attention::forward`], over `runs` of texts: `x` `[rows, d_model]`.
-    fn over_tree(&self, context: &Context, x: &Tensor, runs: &[Run]) -> taper_kernels::Result<Tensor> {
+    fn over_tree(
+        &self,
+        context: &Context,
+        x: &Tensor,
+        runs: &[Run],
+        seen: &mut dyn FnMut(&Tensor, &Tensor) -> taper_kernels::Result<()>,
+    ) -> taper_kernels::Result<Tensor> {
         let Projected { q, k, v, .. } = self.project(context, x)?;
+        seen(&k, &v)?;
         let tree =
             Tree { runs, d_head: context.d_head, kv_of: &self.kv_of, n_kv_heads: self.n_kv_heads, window: self.window };
         const OP: &str = "tree_attention";
@@ -212,8 +225,7 @@ mod tests {
             let read: Vec<u32> = (0..tokens.len()).map(|place| layout.tokens[layout.row(text, place)]).collect();
             assert_eq!(read, *tokens);
         }
-        let of = |input| Continuation { input, target: &[1] };
-        assert_eq!(of(texts[3]).new_tokens(Some(&of(texts[2]))), 2);
-        assert_eq!(of(texts[3]).new_tokens(None), 4);
+        assert_eq!(new_tokens(Some(texts[2]), texts[3]), 2);
+        assert_eq!(new_tokens(None, texts[3]), 4);
     }
 }

@@ -44,7 +44,7 @@ fn column(ids: &[Vec<u32>], from: usize, to: usize) -> Vec<u32> {
 /// Logits of each position from `prompt - 1` on, `[positions][sequences][vocab]`, by a prompt and steps.
 fn cached(model: &Model, ids: &[Vec<u32>], prompt: usize) -> Vec<Vec<Vec<f32>>> {
     let length = ids[0].len();
-    let mut decoder = Decoder::new(model, ids.len(), length).unwrap();
+    let mut decoder = Decoder::new(model, &vec![length; ids.len()]).unwrap();
     let mut feed = |from, to| decoder.feed(&column(ids, from, to), &mut |_| ()).unwrap().to_vec2().unwrap();
     let mut rows = vec![feed(0, prompt)];
     rows.extend((prompt..length).map(|t| feed(t, t + 1)));
@@ -119,6 +119,55 @@ fn cut_models_give_their_full_pass() {
     }
 }
 
+/// Prompts of different lengths that share beginnings, read in two passes; each ends at its own length, and the others go on.
+fn ragged_off(model: &Model, ids: &[Vec<u32>]) -> f64 {
+    let (a, b, length) = (&ids[0], &ids[1], ids[0].len());
+    let shared = [&a[..4], &b[4..]].concat();
+    let texts: [(&[u32], usize, usize); 5] =
+        [(&shared, 6, length), (a, 9, length - 2), (b, 1, 4), (a, 3, length), (b, length, length)]; // text, prompt, end
+    let capacities = texts.map(|(_, _, end)| end);
+    let mut decoder = Decoder::new(model, &capacities).unwrap();
+    let prompts = texts.map(|(text, prompt, _)| &text[..prompt]);
+    let mut rows: Vec<Vec<Vec<f32>>> = vec![Vec::new(); texts.len()];
+    for (first, prompts) in [(0, &prompts[..4]), (4, &prompts[4..])] {
+        let read: Vec<Vec<f32>> = decoder.read(first, prompts).unwrap().to_vec2().unwrap();
+        read.into_iter().enumerate().for_each(|(index, row)| rows[first + index].push(row));
+    }
+    let mut live: Vec<usize> = (0..texts.len()).collect();
+    loop {
+        let at = |text: usize| texts[text].1 + rows[text].len() - 1; // tokens fed
+        let more: Vec<bool> = live.iter().map(|text| at(*text) < texts[*text].2).collect();
+        decoder.keep(&more);
+        live = live.into_iter().zip(more).filter_map(|(text, more)| more.then_some(text)).collect();
+        if live.is_empty() {
+            break;
+        }
+        let next: Vec<u32> = live.iter().map(|text| texts[*text].0[at(*text)]).collect();
+        let fed: Vec<Vec<f32>> = decoder.feed(&next, &mut |_| ()).unwrap().to_vec2().unwrap();
+        live.iter().zip(fed).for_each(|(text, row)| rows[*text].push(row));
+    }
+    let mut worst = 0.0_f64;
+    for ((text, prompt, end), rows) in texts.iter().zip(&rows) {
+        let full = model.logits(Batch::new(&text[..*end], *end).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(rows.len(), end - prompt + 1);
+        let largest = full.iter().flatten().fold(1.0_f32, |most, x| most.max(x.abs()));
+        for (row, full) in rows.iter().zip(&full[prompt - 1..]) {
+            worst = worst.max(testkit::max_abs_diff(row, full) / f64::from(largest));
+        }
+    }
+    worst
+}
+
+#[test]
+fn sequences_of_different_lengths_give_each_its_full_pass() {
+    for tiny in all() {
+        for model in [&tiny.model, &uneven(&tiny.model)] {
+            let off = ragged_off(model, &tiny.ids);
+            assert!(off <= CACHED, "{}: {off}", tiny.name);
+        }
+    }
+}
+
 #[test]
 fn parts_are_told_in_order_and_a_window_bounds_the_cache() {
     let tiny = all().into_iter().find(|tiny| tiny.name == "mistral-window").unwrap();
@@ -126,7 +175,7 @@ fn parts_are_told_in_order_and_a_window_bounds_the_cache() {
     let window = spec.blocks[0].attention.unwrap().window.unwrap();
     let length = tiny.ids[0].len();
     assert!(window < length, "{window} {length}");
-    let mut decoder = Decoder::new(&tiny.model, tiny.ids.len(), length).unwrap();
+    let mut decoder = Decoder::new(&tiny.model, &vec![length; tiny.ids.len()]).unwrap();
     let kv = |block: &taper_arch::BlockSpec| 2 * 4 * block.attention.unwrap().n_kv_heads * spec.d_head;
     let bytes: usize = spec.blocks.iter().map(|block| kv(block) * window * tiny.ids.len()).sum();
     assert_eq!(decoder.cache_bytes(), bytes as u64);
@@ -143,18 +192,27 @@ fn what_cannot_be_fed_is_refused() {
     let tiny = &all()[0];
     let vocab = tiny.model.spec().vocab as u32;
     let refusal = |feeds: &[&[u32]]| {
-        let mut decoder = Decoder::new(&tiny.model, 2, 3).unwrap();
+        let mut decoder = Decoder::new(&tiny.model, &[3; 2]).unwrap();
         let mut last = Ok(Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
         feeds.iter().for_each(|ids| last = decoder.feed(ids, &mut |_| ()));
         last.unwrap_err().to_string()
     };
     assert_eq!(refusal(&[&[1, 2, 3]]), "token ids: 3 are no rows of 2 sequences");
     assert_eq!(refusal(&[&[]]), "token ids: 0 are no rows of 2 sequences");
-    assert_eq!(refusal(&[&[1; 8]]), "token ids: 4 of each sequence, wanted at most 3");
+    assert_eq!(refusal(&[&[1; 8]]), "token ids: 4 of a sequence, wanted at most 3");
     assert_eq!(refusal(&[&[1; 2], &[1; 4]]), "token ids: 2 of each sequence after 1, wanted one");
     assert_eq!(refusal(&[&[vocab, 1]]), format!("token ids: {vocab} is outside the vocabulary of {vocab}"));
-    let none = Decoder::new(&tiny.model, 0, 3).unwrap_err().to_string();
-    assert_eq!(none, "token ids: 0 sequences of 3 tokens are none");
+    let none = |capacities: &[usize]| Decoder::new(&tiny.model, capacities).unwrap_err().to_string();
+    assert_eq!(none(&[]), "token ids: sequences of [] tokens are none");
+    assert_eq!(none(&[3, 0]), "token ids: sequences of [3, 0] tokens are none");
+    let mut decoder = Decoder::new(&tiny.model, &[3, 2]).unwrap();
+    let mut read = |first, prompts: &[&[u32]]| decoder.read(first, prompts).map(|_| ()).map_err(|e| e.to_string());
+    let refused = |reason: &str| Err(format!("token ids: {reason}"));
+    assert_eq!(read(1, &[&[1], &[2]]), refused("2 prompts from 1 on of 2 sequences"));
+    assert_eq!(read(0, &[&[1, 1], &[1, 2, 3]]), refused("a prompt of 3 after 0, wanted 1 to 2 after none"));
+    assert_eq!(read(0, &[&[]]), refused("a prompt of 0 after 0, wanted 1 to 3 after none"));
+    assert_eq!(read(0, &[&[1, 1]]), Ok(()));
+    assert_eq!(read(0, &[&[1]]), refused("a prompt of 1 after 2, wanted 1 to 3 after none"));
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn what_cannot_be_is_an_error() {
     let there = tiny.model.to_machine(&machine(), Storage::F32).unwrap();
     let refusal = there.to_machine(&machine(), Storage::F32).unwrap_err();
     assert!(format!("{refusal:?}").contains("Places"), "{refusal:?}");
-    let refusal = taper_model::Decoder::new(&there, 1, 8).unwrap_err();
+    let refusal = taper_model::Decoder::new(&there, &[8]).unwrap_err();
     assert!(format!("{refusal:?}").contains("Places"), "{refusal:?}");
     let small: Arc<dyn Machine> = Host::with_room(10_000);
     let refusal = tiny.model.to_machine(&small, Storage::F32).unwrap_err();

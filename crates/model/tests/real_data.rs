@@ -89,7 +89,7 @@ fn steps_choose_as_transformers_and_give_the_full_pass(data: &Path) {
         let ids = ids(&wanted["input_ids"]);
         let full: Vec<Vec<f32>> = model.logits(Batch::new(&ids, ids.len()).unwrap()).unwrap().to_vec2().unwrap();
         let choices = numbers(&wanted["argmax_per_position"]);
-        let mut decoder = Decoder::new(model, 1, ids.len()).unwrap();
+        let mut decoder = Decoder::new(model, &[ids.len()]).unwrap();
         let (mut worst, mut from) = (0.0_f64, 0);
         for to in 20..=ids.len() {
             let logits = decoder.feed(&ids[from..to], &mut |_| ()).unwrap();

@@ -42,4 +42,4 @@ pub use stages::search::{Found, Saved, Verified};
 pub use store::{StoreError, StoredTrial, TrialStore};
 pub use taper_eval::harness::{BOOTSTRAP, Comparison, FEWSHOT_SEED, OutputType, Pair, Recovery, Suite};
 pub use taper_eval::{Latency, Spread};
-pub use tasks::{TaskReport, TaskRequest, eval_tasks, suite};
+pub use tasks::{ChatRequest, TaskReport, TaskRequest, eval_tasks, suite};

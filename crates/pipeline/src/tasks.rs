@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use taper_base::Fingerprint;
 use taper_data::{TextTokenizer, read_records};
 use taper_eval::harness::{
-    self, AnswerStore, Comparison, Fields, HarnessError, Options, Subject, Suite, Task, TaskRun,
+    self, AnswerStore, Chat, ChatTemplate, Comparison, Fields, HarnessError, Options, Subject, Suite, Task, TaskRun,
 };
 use taper_hub::ModelSource;
 use taper_model::{Checkpoint, Model};
@@ -44,8 +44,23 @@ pub struct TaskRequest {
     pub samples: bool,
     /// File of answers; `None`: in the user's cache.
     pub store: Option<PathBuf>,
+    /// How prompts are put to the model.
+    pub chat: ChatRequest,
     /// Threads; `None`: as the environment says.
     pub threads: Option<usize>,
+}
+
+/// How prompts are put to the model.
+#[derive(Debug, Clone, Default)]
+pub struct ChatRequest {
+    /// Whether the model's chat template is applied.
+    pub apply: bool,
+    /// Which, if it has several.
+    pub name: Option<String>,
+    /// What stands before all else; under a template, in the system's name.
+    pub system: Option<String>,
+    /// Whether shots are turns of their own.
+    pub multiturn: bool,
 }
 
 /// What came out.
@@ -81,14 +96,15 @@ fn eval_here(request: &TaskRequest, console: &dyn Console) -> Result<TaskReport,
     let selection = suite.select(&request.tasks)?;
     let path = request.store.clone().unwrap_or_else(default_store);
     let mut store = AnswerStore::open(&path)?;
-    let runs = evaluate(request, &request.model, &selection.tasks, &mut store, console)?;
+    let (runs, template) = evaluate(request, &request.model, &selection.tasks, &mut store, console)?;
     let mut results = harness::report(&suite, &runs, &selection.groups, request.resamples, request.samples);
     let mut comparisons = Vec::new();
     if let Some(original) = &request.against {
-        let originals = evaluate(request, original, &selection.tasks, &mut store, console)?;
+        let (originals, _) = evaluate(request, original, &selection.tasks, &mut store, console)?;
         comparisons = harness::compare(&runs, &originals, request.seed);
     }
     results.insert("config".to_owned(), config(request));
+    results.extend(chat(&request.chat, template.as_deref()));
     results.insert("model_source".to_owned(), "taper".into());
     results.insert("model_name".to_owned(), request.model.to_string().into());
     let seconds = start.elapsed().as_secs_f64();
@@ -109,6 +125,20 @@ fn config(request: &TaskRequest) -> Value {
     })
 }
 
+/// How prompts were put to the model, under lm-evaluation-harness's names.
+fn chat(request: &ChatRequest, template: Option<&str>) -> [(String, Value); 5] {
+    let sha = |text: Option<&str>| text.map(|text| Fingerprint::of_bytes(text.as_bytes()).to_string());
+    let system = request.system.as_deref();
+    [
+        ("system_instruction", system.into()),
+        ("system_instruction_sha", sha(system).into()),
+        ("fewshot_as_multiturn", request.multiturn.into()),
+        ("chat_template", template.into()),
+        ("chat_template_sha", sha(template).into()),
+    ]
+    .map(|(key, value): (&str, Value)| (key.to_owned(), value))
+}
+
 /// What answering took, all tasks together.
 fn effort(runs: &[TaskRun]) -> Value {
     let sum = |of: fn(&TaskRun) -> usize| runs.iter().map(of).sum::<usize>();
@@ -126,11 +156,17 @@ fn evaluate(
     tasks: &[&Task],
     store: &mut AnswerStore,
     console: &dyn Console,
-) -> Result<Vec<TaskRun>, PipelineError> {
+) -> Result<(Vec<TaskRun>, Option<String>), PipelineError> {
     let local = taper_hub::fetch_model(source, console)?;
-    let options = Options { shots: request.shots, limit: request.limit, seed: request.seed, fresh: request.fresh };
-    let questions = Questions { tasks, data: request.data.as_deref(), options };
-    questions.ask_checkpoint(&Checkpoint::open(&local.dir)?, store, console)
+    let asked = &request.chat;
+    let load = || ChatTemplate::load(&local.dir, asked.name.as_deref());
+    let template = asked.apply.then(load).transpose()?;
+    let chat = Chat { template: template.as_ref(), system: asked.system.as_deref(), multiturn: asked.multiturn };
+    let TaskRequest { shots, limit, seed, fresh, .. } = *request;
+    let questions =
+        Questions { tasks, data: request.data.as_deref(), options: Options { shots, limit, seed, fresh, chat } };
+    let runs = questions.ask_checkpoint(&Checkpoint::open(&local.dir)?, store, console)?;
+    Ok((runs, template.map(|template| template.source().to_owned())))
 }
 
 /// What a model is asked.
@@ -138,7 +174,7 @@ pub(crate) struct Questions<'a> {
     pub(crate) tasks: &'a [&'a Task],
     /// Folder with the documents; `None`: the Hub.
     pub(crate) data: Option<&'a Path>,
-    pub(crate) options: Options,
+    pub(crate) options: Options<'a>,
 }
 
 impl Questions<'_> {

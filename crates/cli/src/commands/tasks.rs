@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use taper_pipeline::{Console, Suite, TaskRequest};
+use taper_pipeline::{ChatRequest, Console, Suite, TaskRequest};
 
 use super::print;
 use crate::args::{Args, EvalArgs, TasksArgs, TasksCommand};
@@ -24,6 +24,12 @@ pub(crate) fn eval(args: &Args, given: &EvalArgs, console: &dyn Console) -> anyh
         fresh: tasks.fresh,
         samples: tasks.log_samples,
         store: tasks.answers.clone(),
+        chat: ChatRequest {
+            apply: tasks.apply_chat_template.is_some(),
+            name: tasks.apply_chat_template.clone().flatten(),
+            system: tasks.system_instruction.clone(),
+            multiturn: tasks.apply_chat_template.is_some() && tasks.fewshot_as_multiturn.unwrap_or(true),
+        },
         threads: tasks.threads.map(usize::from),
     };
     let report = taper_pipeline::eval_tasks(&request, console)?;

@@ -5,18 +5,23 @@
 //! was interrupted changes no bit of its answers.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use taper_base::progress::Progress;
-use taper_data::TextTokenizer;
-use taper_model::{Continuation, Decoder, Model, greedy};
+use taper_model::{Continuation, new_tokens};
 
+use super::generate::{Wanted, generate};
 use super::request::Ask;
 use super::store::AnswerStore;
 use super::{HarnessError, Subject};
 
 /// Tokens of one forward pass, unless a single text has more.
 const TOKENS: usize = 4096;
+/// Texts that are generated together, at most.
+const TOGETHER: usize = 32;
+/// Tokens of their prompts and of what may follow, whose keys and values are kept, unless a single text has more.
+const ROOM: usize = 1 << 14;
 
 /// What a model answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,8 +59,8 @@ pub(super) struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    /// The answers, in the order of `asks`.
-    pub(super) fn answers(&mut self, asks: &[Ask]) -> Result<(Vec<Answer>, Effort), HarnessError> {
+    /// The answers, in the order of `asks`, each of the document of its number in `documents`.
+    pub(super) fn answers(&mut self, asks: &[Ask], documents: &[usize]) -> Result<(Vec<Answer>, Effort), HarnessError> {
         let mut known = self.store.known(self.subject.fingerprint, &self.task)?;
         let keys: Vec<String> = asks.iter().map(|ask| ask.key().to_string()).collect();
         let have = keys.iter().filter(|key| known.contains_key(*key)).count();
@@ -65,7 +70,7 @@ impl Asker<'_> {
             let missing = batch.iter().any(|index| !known.contains_key(&keys[*index]));
             if missing {
                 let start = Instant::now();
-                let (found, tokens) = self.run(asks, &batch)?;
+                let (found, tokens) = self.run(asks, &batch, documents)?;
                 effort.time += start.elapsed();
                 effort.tokens += tokens;
                 let new: BTreeMap<String, Answer> = batch.iter().map(|index| keys[*index].clone()).zip(found).collect();
@@ -81,124 +86,108 @@ impl Asker<'_> {
     }
 
     /// Answers to one batch, and the tokens it took.
-    fn run(&self, asks: &[Ask], batch: &[usize]) -> Result<(Vec<Answer>, usize), HarnessError> {
+    fn run(&self, asks: &[Ask], batch: &[usize], documents: &[usize]) -> Result<(Vec<Answer>, usize), HarnessError> {
         let model = self.subject.model;
-        if let [index] = batch
-            && let Ask::Generate { prompt, until, most } = &asks[*index]
-        {
-            let text = generate(model, self.subject.tokenizer, prompt, until, *most)
-                .map_err(|cause| cause.into_harness(&self.task))?;
-            return Ok((vec![Answer::Text(text.0)], text.1));
+        let wanted: Vec<Wanted<'_>> = batch.iter().filter_map(|index| wanted(&asks[*index])).collect();
+        if !wanted.is_empty() {
+            let made = generate(model, self.subject.tokenizer, &wanted);
+            let (texts, tokens) =
+                made.map_err(|cause| cause.into_harness(&self.task, |text| documents[batch[text]]))?;
+            return Ok((texts.into_iter().map(Answer::Text).collect(), tokens));
         }
-        let continuation = |index: &usize| match &asks[*index] {
-            Ask::Score { input, target } => Some(Continuation { input, target }),
-            Ask::Generate { .. } => None, // alone in its batch
-        };
-        let texts: Vec<Continuation<'_>> = batch.iter().filter_map(continuation).collect();
+        let texts: Vec<Continuation<'_>> = batch.iter().filter_map(|index| continuation(&asks[*index])).collect();
         let scored = model.score(&texts)?;
+        if let Some(place) = scored.iter().position(|scored| !scored.log_likelihood.is_finite()) {
+            return Err(HarnessError::NotFinite { task: self.task.clone(), document: documents[batch[place]] });
+        }
         let answers = scored.iter().map(|s| Answer::Likelihood { log_likelihood: s.log_likelihood, greedy: s.greedy });
-        Ok((answers.collect(), cost(&texts)))
+        let earlier = std::iter::once(None).chain(texts.iter().map(|text| Some(text.input)));
+        let tokens = earlier.zip(&texts).map(|(earlier, text)| new_tokens(earlier, text.input)).sum();
+        Ok((answers.collect(), tokens))
     }
 }
 
-/// Tokens that go through the model for `texts`, sorted.
-fn cost(texts: &[Continuation<'_>]) -> usize {
-    let earlier = std::iter::once(None).chain(texts.iter().map(Some));
-    texts.iter().zip(earlier).map(|(text, earlier)| text.new_tokens(earlier)).sum()
-}
-
-/// Indices of `asks` in batches: likelihoods by their tokens, then generations one by one.
-fn batches(asks: &[Ask]) -> Vec<Vec<usize>> {
-    let input = |index: &usize| match &asks[*index] {
+fn continuation(ask: &Ask) -> Option<Continuation<'_>> {
+    match ask {
         Ask::Score { input, target } => Some(Continuation { input, target }),
         Ask::Generate { .. } => None,
-    };
-    let mut scores: Vec<usize> = (0..asks.len()).filter(|index| input(index).is_some()).collect();
-    scores.sort_by_key(|index| input(index).map(|text| (text.input, text.target)));
-    let (mut batches, mut batch, mut tokens) = (Vec::new(), Vec::<usize>::new(), 0);
-    for index in scores {
-        let Some(text) = input(&index) else { continue };
-        let earlier = batch.last().and_then(input);
-        let more = text.new_tokens(earlier.as_ref());
-        if !batch.is_empty() && tokens + more > TOKENS {
-            batches.push(std::mem::take(&mut batch));
-            tokens = 0;
+    }
+}
+
+fn wanted(ask: &Ask) -> Option<Wanted<'_>> {
+    match ask {
+        Ask::Generate { prompt, until, most } => Some(Wanted { prompt, until, most: *most }),
+        Ask::Score { .. } => None,
+    }
+}
+
+/// Ranges of `inputs`, sorted, each for one forward pass.
+pub(super) fn passes(inputs: &[&[u32]]) -> Vec<Range<usize>> {
+    let (mut passes, mut start, mut tokens) = (Vec::new(), 0, 0);
+    for (index, input) in inputs.iter().enumerate() {
+        let more = new_tokens((index > start).then(|| inputs[index - 1]), input);
+        if index > start && tokens + more > TOKENS {
+            passes.push(start..index);
+            (start, tokens) = (index, input.len());
+        } else {
+            tokens += more;
         }
-        tokens += if batch.is_empty() { text.input.len() } else { more };
+    }
+    passes.extend((start < inputs.len()).then_some(start..inputs.len()));
+    passes
+}
+
+/// Indices of `asks` in batches: likelihoods, then generations, each by their tokens.
+fn batches(asks: &[Ask]) -> Vec<Vec<usize>> {
+    let mut scores: Vec<_> = (0..asks.len()).filter_map(|index| Some((continuation(&asks[index])?, index))).collect();
+    scores.sort_by_key(|(text, index)| (text.input, text.target, *index));
+    let inputs: Vec<&[u32]> = scores.iter().map(|(text, _)| text.input).collect();
+    let whole = |pass: Range<usize>| scores[pass].iter().map(|(_, index)| *index).collect();
+    let mut batches: Vec<Vec<usize>> = passes(&inputs).into_iter().map(whole).collect();
+    let mut texts: Vec<_> = (0..asks.len()).filter_map(|index| Some((wanted(&asks[index])?, index))).collect();
+    texts.sort_by_key(|(text, index)| (text.prompt, *index));
+    let (mut batch, mut room) = (Vec::new(), 0);
+    for (text, index) in texts {
+        if !batch.is_empty() && (batch.len() == TOGETHER || room + text.room() > ROOM) {
+            batches.push(std::mem::take(&mut batch));
+            room = 0;
+        }
+        room += text.room();
         batch.push(index);
     }
     batches.extend((!batch.is_empty()).then_some(batch));
-    batches.extend((0..asks.len()).filter(|index| input(index).is_none()).map(|index| vec![index]));
     batches
 }
 
-/// What can fail while text is generated.
-enum Failed {
-    Model(taper_model::ModelError),
-    Tokenizer(taper_data::DataError),
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Failed {
-    fn into_harness(self, task: &str) -> HarnessError {
-        match self {
-            Self::Model(cause) => HarnessError::Model { cause },
-            Self::Tokenizer(cause) => HarnessError::Tokenize { task: task.to_owned(), cause },
-        }
+    fn score(input: &[u32]) -> Ask {
+        Ask::Score { input: input.to_vec(), target: vec![1] }
     }
-}
 
-impl From<taper_model::ModelError> for Failed {
-    fn from(cause: taper_model::ModelError) -> Self {
-        Self::Model(cause)
+    fn text(prompt: &[u32], most: usize) -> Ask {
+        Ask::Generate { prompt: prompt.to_vec(), until: Vec::new(), most }
     }
-}
 
-impl From<taper_data::DataError> for Failed {
-    fn from(cause: taper_data::DataError) -> Self {
-        Self::Tokenizer(cause)
+    #[test]
+    fn batches_hold_so_many_tokens_and_neighbours_share_theirs() {
+        let long = vec![7; TOKENS - 1];
+        let longer = [&long[..], &[8, 9]].concat();
+        let asks = [score(&longer), text(&[5], 1), score(&long), score(&[1, 2]), score(&[1]), score(&[1, 3])];
+        assert_eq!(batches(&asks), [vec![4, 3, 5], vec![2], vec![0], vec![1]]);
+        assert_eq!(passes(&[&[1; TOKENS + 5], &[2]]), [0..1, 1..2]);
+        assert!(passes(&[]).is_empty());
     }
-}
 
-/// Greedy text after `prompt`, up to the first of `until`, and the tokens that went through the model.
-///
-/// As `HFLM.generate_until`: the last tokens are decoded, two more than a stop text has, to see whether it is there; the
-/// result is cut at the first occurrence of each stop text in turn.
-fn generate(
-    model: &Model,
-    tokenizer: &TextTokenizer,
-    prompt: &[u32],
-    until: &[String],
-    most: usize,
-) -> Result<(String, usize), Failed> {
-    let special = tokenizer.special();
-    let mut stops: Vec<String> = until.to_vec();
-    if let Some(eos) = special.eos {
-        stops.push(tokenizer.decode(&[eos], false)?);
+    #[test]
+    fn texts_are_made_together_as_far_as_their_room_goes() {
+        let many: Vec<Ask> = (0..TOGETHER + 3).rev().map(|index| text(&[index as u32], 4)).collect();
+        let sizes: Vec<usize> = batches(&many).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [TOGETHER, 3]);
+        assert_eq!(batches(&many)[0][0], TOGETHER + 2); // the smallest prompt comes first
+        let wide = [text(&[1], ROOM / 2), text(&[2], ROOM / 2 - 2), text(&[3], 1)];
+        assert_eq!(batches(&wide), [vec![0, 1], vec![2]]);
     }
-    stops.retain(|stop| !stop.is_empty());
-    let mut looks = Vec::with_capacity(stops.len());
-    for stop in &stops {
-        looks.push(tokenizer.encode(stop, false)?.len() + 2);
-    }
-    let mut decoder = Decoder::new(model, 1, prompt.len() + most)?;
-    let (mut made, mut next) = (Vec::<u32>::new(), decoder.feed(prompt, &mut |_| ())?);
-    while made.len() < most {
-        let token = greedy(&next)?.first().copied().unwrap_or_default();
-        made.push(token);
-        let mut ended = special.stop.contains(&token) || special.eos == Some(token);
-        for (stop, look) in stops.iter().zip(&looks) {
-            ended = ended || tokenizer.decode(&made[made.len().saturating_sub(*look)..], false)?.contains(stop);
-        }
-        if ended || made.len() == most {
-            break;
-        }
-        next = decoder.feed(&[token], &mut |_| ())?;
-    }
-    let mut text = tokenizer.decode(&made, true)?;
-    for stop in &stops {
-        if let Some(at) = text.find(stop) {
-            text.truncate(at);
-        }
-    }
-    Ok((text, prompt.len() + made.len()))
 }

@@ -94,6 +94,7 @@ fn templates(task: &Task) -> Result<(), Wrong> {
     if let Some(Choices::Template(template)) = &task.doc_to_choice {
         check("doc_to_choice", template)?;
     }
+    task.gen_prefix.iter().try_for_each(|template| check("gen_prefix", template))?;
     task.doc_to_count.iter().try_for_each(|template| check("doc_to_count", template))
 }
 

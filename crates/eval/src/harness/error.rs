@@ -100,6 +100,29 @@ pub enum HarnessError {
     /// A tokenizer without a token that a text could start with.
     #[error("the tokenizer has neither a begin nor an end token, one of which stands before a text")]
     NoPrefix,
+    /// Chat templates that cannot be read, or none.
+    #[error("--apply-chat-template")]
+    Chat {
+        /// What is wrong.
+        #[source]
+        cause: taper_data::DataError,
+    },
+    /// A chat template that is none.
+    #[error("{}: chat template: {reason}", dir.display())]
+    ChatTemplate {
+        /// The model's folder.
+        dir: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A model that overflows.
+    #[error("task {task}, document {document}: the model's answer is infinite or NaN")]
+    NotFinite {
+        /// Which task.
+        task: String,
+        /// Its number, from 0.
+        document: usize,
+    },
     /// The forward pass.
     #[error("answers of the model")]
     Model {

@@ -5,9 +5,11 @@
 
 mod answer;
 mod builtin;
+mod chat;
 mod check;
 mod compare;
 mod error;
+mod generate;
 mod metric;
 mod prompt;
 mod python;
@@ -24,6 +26,7 @@ use taper_data::TextTokenizer;
 use taper_model::Model;
 
 pub use answer::{Answer, Effort};
+pub use chat::{Chat, ChatTemplate};
 pub use compare::{Comparison, compare};
 pub use error::HarnessError;
 pub use metric::{BOOTSTRAP, Item, Outcome};
@@ -49,8 +52,8 @@ pub struct Subject<'a> {
 }
 
 /// How much of each document set is evaluated, and how.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Options {
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
     /// Shots, if not as the task says.
     pub shots: Option<usize>,
     /// Documents: a number, or a share below 1.
@@ -59,6 +62,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether kept answers are forgotten first.
     pub fresh: bool,
+    /// How prompts are put to the model.
+    pub chat: Chat<'a>,
 }
 
 /// The documents of a split of a task.
@@ -101,7 +106,7 @@ pub struct TaskRun {
 pub fn prompts(
     task: &Task,
     source: &Source<'_>,
-    options: Options,
+    options: Options<'_>,
 ) -> Result<(usize, Vec<(Fields, Prompt)>), HarnessError> {
     let split = task.evaluated_split().unwrap_or_default().to_owned();
     let load = |split: &str| -> Result<Vec<Fields>, HarnessError> {
@@ -128,7 +133,7 @@ pub fn prompts(
         Some(limit) => limit as usize,
         None => all,
     };
-    let mut prompts = prompt::Prompts::new(task, shots, &pool, options.seed);
+    let mut prompts = prompt::Prompts::new(task, (shots, &pool), options.seed, options.chat);
     let mut made = Vec::new();
     for (number, fields) in documents.into_iter().enumerate().take(limit) {
         let prompt = prompts.next(number, &fields)?;
@@ -145,7 +150,7 @@ pub fn evaluate(
     subject: Subject<'_>,
     tasks: &[&Task],
     source: &Source<'_>,
-    options: Options,
+    options: Options<'_>,
     (store, progress): (&mut AnswerStore, &dyn Progress),
 ) -> Result<Vec<TaskRun>, HarnessError> {
     let encoder = Encoder::new(subject.tokenizer, subject.model.spec().max_tokens)?;
@@ -158,7 +163,8 @@ pub fn evaluate(
         if options.fresh {
             asker.store.forget(subject.fingerprint, &asker.task)?;
         }
-        let (answers, effort) = asker.answers(&asks)?;
+        let owners = counts.iter().enumerate().flat_map(|(document, pieces)| vec![document; pieces.iter().sum()]);
+        let (answers, effort) = asker.answers(&asks, &owners.collect::<Vec<_>>())?;
         let mut answers = answers.into_iter();
         let evaluated = prompts.into_iter().zip(counts).enumerate().map(|(number, ((fields, prompt), counts))| {
             let answers: Vec<Answer> = counts.iter().map(|count| sum(answers.by_ref().take(*count))).collect();

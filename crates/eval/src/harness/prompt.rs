@@ -5,7 +5,8 @@ use minijinja::value::{Serde, Value as Rendered};
 use serde_json::{Map, Value};
 
 use super::HarnessError;
-use super::python::Random;
+use super::chat::{Chat, Message, joined, turn};
+use super::python::{Random, is_space};
 use super::task::{Choices, OutputType, Sampler, Target, Task};
 use super::template::Templates;
 
@@ -44,6 +45,7 @@ pub(crate) struct Prompts<'a> {
     shots: usize,
     pool: &'a [Fields],
     random: Random,
+    chat: Chat<'a>,
 }
 
 /// What `doc_to_text` or `doc_to_target` gave.
@@ -63,41 +65,44 @@ struct At<'a> {
 
 impl<'a> Prompts<'a> {
     /// `pool` holds the documents that shots are drawn from.
-    pub(crate) fn new(task: &'a Task, shots: usize, pool: &'a [Fields], seed: u64) -> Self {
-        Self { task, templates: Templates::new(), shots, pool, random: Random::new(seed) }
+    pub(crate) fn new(task: &'a Task, (shots, pool): (usize, &'a [Fields]), seed: u64, chat: Chat<'a>) -> Self {
+        Self { task, templates: Templates::new(), shots, pool, random: Random::new(seed), chat }
     }
 
     /// The prompt of document `number`. Shots depend on the documents before it: they are drawn in order.
     pub(crate) fn next(&mut self, number: usize, fields: &Fields) -> Result<Prompt, HarnessError> {
-        let task = self.task;
-        let at = At { split: task.evaluated_split().unwrap_or_default(), number, fields };
+        let at = At { split: self.task.evaluated_split().unwrap_or_default(), number, fields };
         let before = self.before(at)?;
         let text = self.text(at)?;
         let choices = self.choices(at)?;
         let target = self.target(at)?;
-        let delimiter = &task.target_delimiter;
-        let (requests, gold) = match (task.output_type, &text) {
+        let delimiter = self.choice_delimiter();
+        let (requests, gold) = match (self.task.output_type, &text) {
             (OutputType::MultipleChoice, Piece::Number(gold)) => {
                 let Piece::Text(target) = &target else {
                     return Err(self.wrong(at, "doc_to_target", "a number, but the choices are prompts".to_owned()));
                 };
-                let request = |choice: &String| (format!("{before}{choice}"), format!("{delimiter}{target}"));
-                (choices.iter().map(request).collect(), Piece::Number(*gold))
+                let ask = |choice: &String| {
+                    let context = self.context(at, &before, choice, "")?;
+                    Ok::<_, HarnessError>((context, format!("{delimiter}{target}")))
+                };
+                (choices.iter().map(ask).collect::<Result<_, _>>()?, Piece::Number(*gold))
             }
             (OutputType::MultipleChoice, Piece::Text(text)) => {
-                let request = |choice: &String| (format!("{before}{text}"), format!("{delimiter}{choice}"));
-                (choices.iter().map(request).collect(), target)
+                let context = self.context(at, &before, text, &self.task.target_delimiter)?;
+                let ask = |choice: &String| (context.clone(), format!("{delimiter}{choice}"));
+                (choices.iter().map(ask).collect(), target)
             }
             (output, Piece::Text(text)) => {
-                let context = format!("{before}{text}");
                 let answer = match &target {
                     Piece::Text(target) => target.clone(),
                     Piece::Number(number) => number.to_string(),
                 };
+                let context = || self.context(at, &before, text, &self.task.target_delimiter);
                 let request = match output {
-                    OutputType::Loglikelihood => (context, answer.clone()),
+                    OutputType::Loglikelihood => (context()?, answer.clone()),
                     OutputType::LoglikelihoodRolling => (String::new(), answer.clone()),
-                    _ => (context, String::new()),
+                    _ => (context()?, String::new()),
                 };
                 (vec![request], Piece::Text(answer))
             }
@@ -106,7 +111,7 @@ impl<'a> Prompts<'a> {
             }
         };
         let gold = self.gold(at, gold, &choices)?;
-        let counted = match (&task.doc_to_count, &gold) {
+        let counted = match (&self.task.doc_to_count, &gold) {
             (Some(template), _) => self.render(at, "doc_to_count", template)?,
             (None, Gold::Text(text)) => text.clone(),
             (None, Gold::Choice(_)) => String::new(),
@@ -114,19 +119,48 @@ impl<'a> Prompts<'a> {
         Ok(Prompt { requests, choices, gold, counted })
     }
 
-    /// Description and shots.
-    fn before(&mut self, at: At<'_>) -> Result<String, HarnessError> {
-        let mut before = self.render(at, "description", &self.task.description)?;
+    /// What stands before a choice: a chat template ends with white space of its own.
+    fn choice_delimiter(&self) -> &'a str {
+        let begun =
+            self.task.gen_prefix.as_ref().is_some_and(|prefix| !prefix.is_empty() && !prefix.ends_with(is_space));
+        if self.chat.template.is_some() && !begun { "" } else { &self.task.target_delimiter }
+    }
+
+    /// All that comes before the answer to `question`.
+    fn context(&self, at: At<'_>, before: &[Message], question: &str, delimiter: &str) -> Result<String, HarnessError> {
+        let own = turn(question, "", self.prefix(at)?.as_deref(), [delimiter, ""]);
+        let text = self.chat.text(&[before, &own].concat());
+        text.map_err(|cause| self.wrong(at, "chat template", format!("{cause:#}")))
+    }
+
+    /// System's text, description and shots.
+    fn before(&mut self, at: At<'_>) -> Result<Vec<Message>, HarnessError> {
+        let description = self.render(at, "description", &self.task.description)?;
+        let system = joined(self.chat.system, &description, &self.task.fewshot_delimiter);
+        let mut before = Vec::new();
+        before.extend((!system.is_empty()).then(|| Message::new("system", system, "")));
         let split = self.task.shots_split().unwrap_or_default();
         for shot in self.draw(at.fields)? {
             let at = At { split, number: shot, fields: &self.pool[shot] };
-            before += &self.shot(at)?;
+            before.extend(self.shot(at)?);
         }
         Ok(before)
     }
 
+    /// What an answer begins with.
+    fn prefix(&self, at: At<'_>) -> Result<Option<String>, HarnessError> {
+        const KEY: &str = "gen_prefix";
+        let Some(template) = &self.task.gen_prefix else { return Ok(None) };
+        let text = match at.fields.get(template) {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => return Err(self.wrong(at, KEY, format!("`{template}` is {other}, wanted text"))),
+            None => self.render(at, KEY, template)?,
+        };
+        Ok((!text.is_empty()).then_some(text))
+    }
+
     /// A document with its answer.
-    fn shot(&self, at: At<'_>) -> Result<String, HarnessError> {
+    fn shot(&self, at: At<'_>) -> Result<Vec<Message>, HarnessError> {
         let (text, choices, answer) = (self.text(at)?, self.choices(at)?, self.target(at)?);
         let choice = |number: i64, field| {
             let found = usize::try_from(number).ok().and_then(|number| choices.get(number)).cloned();
@@ -140,10 +174,12 @@ impl<'a> Prompts<'a> {
                 return Err(self.wrong(at, "doc_to_target", "a number, but the choices are prompts".to_owned()));
             }
         };
-        if answer.is_empty() {
-            return Ok(text);
-        }
-        Ok(format!("{text}{}{answer}{}", self.task.target_delimiter, self.task.fewshot_delimiter))
+        Ok(turn(
+            &text,
+            &answer,
+            self.prefix(at)?.as_deref(),
+            [&self.task.target_delimiter, &self.task.fewshot_delimiter],
+        ))
     }
 
     /// Numbers of the documents that are shots for `document`: `ContextSampler.sample` and `FirstNSampler.sample`.

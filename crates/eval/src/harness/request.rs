@@ -131,7 +131,7 @@ impl<'a> Encoder<'a> {
 
     /// The prompt of a generation, cut on the left so that `most` tokens fit after it: `generate_until`.
     pub(crate) fn generation(&self, prompt: &str, until: &[String], most: usize) -> Result<Ask, Refusal> {
-        if most >= self.max_tokens {
+        if most == 0 || most >= self.max_tokens {
             let reason = format!("{most} tokens to generate, and the model takes {}", self.max_tokens);
             return Err(Refusal::Reason(reason));
         }

@@ -61,6 +61,9 @@ pub struct Task {
     pub doc_to_text: String,
     /// The answer: a text, or the number of a choice.
     pub doc_to_target: Target,
+    /// What each answer begins with; under a chat template, in the model's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gen_prefix: Option<String>,
     /// The choices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doc_to_choice: Option<Choices>,

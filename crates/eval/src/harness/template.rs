@@ -8,6 +8,8 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
 use regex::Regex;
 
+use super::python::is_space;
+
 /// Instructions that one rendering may take: a loop without end is an error.
 const FUEL: u64 = 1_000_000;
 
@@ -55,7 +57,7 @@ fn expression(template: &str) -> Option<&str> {
 }
 
 /// Values as Python writes them.
-fn write(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+pub(super) fn write(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     let text = match value.kind() {
         ValueKind::Bool => if value.is_true() { "True" } else { "False" }.to_owned(),
         ValueKind::None => "None".to_owned(),
@@ -65,7 +67,7 @@ fn write(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(
     out.write_str(&text).map_err(|cause| invalid(cause.to_string()))
 }
 
-fn method(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn method(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match (method, value.kind(), args) {
         ("index", ValueKind::Seq, [wanted]) => {
             let place = value.try_iter()?.position(|item| item == *wanted);
@@ -76,6 +78,9 @@ fn method(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]
             let place = text.find(&wanted).map(|place| text[..place].chars().count());
             place.map(Value::from).ok_or_else(|| invalid(format!("`{wanted}` is not in `{text}`")))
         }
+        ("strip", ValueKind::String, []) => Ok(value.to_string().trim_matches(is_space).into()),
+        ("lstrip", ValueKind::String, []) => Ok(value.to_string().trim_start_matches(is_space).into()),
+        ("rstrip", ValueKind::String, []) => Ok(value.to_string().trim_end_matches(is_space).into()),
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
     }
 }

@@ -72,7 +72,7 @@ pub fn latency(
     let mut cache_bytes = 0;
     progress.begin(&format!("batch {}", generation.batch), repetitions as u64 + 1);
     for repetition in 0..=repetitions {
-        let mut decoder = Decoder::new(model, generation.batch, generation.positions())?;
+        let mut decoder = Decoder::new(model, &vec![generation.positions(); generation.batch])?;
         cache_bytes = decoder.cache_bytes();
         let start = Instant::now();
         let mut ids = greedy(&decoder.feed(&prompts, &mut |_| ())?)?;

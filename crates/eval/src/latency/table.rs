@@ -172,7 +172,7 @@ fn time(model: &Model, generation: Generation) -> Result<[Clock; 2], EvalError> 
     let blocks = model.spec().blocks.len();
     let further = generation.generate - 1;
     let steps = further.min(STEPS);
-    let mut decoder = Decoder::new(model, generation.batch, generation.positions())?;
+    let mut decoder = Decoder::new(model, &vec![generation.positions(); generation.batch])?;
     let prompts = prompts(model, generation);
     let mut prefill = Clock::new(blocks);
     let mut ids = greedy(&decoder.feed(&prompts, &mut |part| prefill.read(part))?)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use taper_base::Fingerprint;
-use taper_eval::harness::{self, AnswerStore, BOOTSTRAP, Comparison, Options, Recovery, Suite};
+use taper_eval::harness::{self, AnswerStore, BOOTSTRAP, Chat, Comparison, Options, Recovery, Suite};
 use taper_model::Checkpoint;
 
 use crate::PipelineError;
@@ -48,7 +48,8 @@ pub(super) fn evaluate(
 ) -> Result<TaskTable, PipelineError> {
     let (eval, console) = (&context.recipe.eval, context.console);
     let selection = suite.select(&eval.tasks)?;
-    let options = Options { shots: eval.shots, limit: eval.limit, seed: eval.fewshot_seed, fresh: false };
+    let options =
+        Options { shots: eval.shots, limit: eval.limit, seed: eval.fewshot_seed, fresh: false, chat: Chat::default() };
     let questions = Questions { tasks: &selection.tasks, data: eval.data.as_deref(), options };
     let mut store = AnswerStore::open(&default_store())?;
     let original = (&context.stored()?, context.tokenizer()?, &context.fingerprint);

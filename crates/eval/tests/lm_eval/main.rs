@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failing test panics, and says what it measured")]
 
+mod chats;
+
 use std::path::Path;
 
 use serde_json::Value;
@@ -9,7 +11,7 @@ use taper_base::Fingerprint;
 use taper_base::progress::Silent;
 use taper_data::{TextTokenizer, read_records};
 use taper_eval::harness::{
-    self, AnswerStore, BOOTSTRAP, FEWSHOT_SEED, Fields, HarnessError, Options, Subject, Suite, Task, TaskRun,
+    self, AnswerStore, BOOTSTRAP, Chat, FEWSHOT_SEED, Fields, HarnessError, Options, Subject, Suite, Task, TaskRun,
 };
 use taper_model::{Checkpoint, Model};
 
@@ -45,33 +47,48 @@ fn documents(data: &Path, task: &Task, split: &str) -> Result<Vec<Fields>, Harne
     Ok(all)
 }
 
-fn options(shots: Option<usize>, limit: usize) -> Options {
-    Options { shots, limit: Some(limit as f64), seed: FEWSHOT_SEED, fresh: false }
+fn options(shots: Option<usize>, limit: usize) -> Options<'static> {
+    Options { shots, limit: Some(limit as f64), seed: FEWSHOT_SEED, fresh: false, chat: Chat::default() }
+}
+
+/// The task that a golden case names, with the splits that the data has and what is changed in it.
+fn changed(suite: &Suite, case: &Value) -> Task {
+    let name = case["task"].as_str().unwrap();
+    let mut task = suite.tasks().find(|task| task.task == name).unwrap().clone();
+    let there: Vec<&str> = case["splits"].as_array().unwrap().iter().map(|split| split.as_str().unwrap()).collect();
+    for split in [&mut task.training_split, &mut task.validation_split, &mut task.test_split] {
+        if split.as_deref().is_some_and(|split| !there.contains(&split)) {
+            *split = None;
+        }
+    }
+    let change = &case["change"];
+    task.num_fewshot = change["num_fewshot"].as_u64().map(|shots| shots as usize).or(task.num_fewshot);
+    task.gen_prefix = change["gen_prefix"].as_str().map(str::to_owned);
+    if let Some(kwargs) = change.get("generation_kwargs") {
+        task.generation_kwargs = serde_json::from_value(kwargs.clone()).unwrap();
+    }
+    task
+}
+
+fn hash(requests: &[(String, String)]) -> String {
+    let texts: Vec<String> = requests.iter().map(|(context, end)| format!("{context}\0{end}")).collect();
+    Fingerprint::of_bytes(texts.join("\0").as_bytes()).to_string()
 }
 
 /// `golden/prompts.json` (`scripts/reference_lm_eval.py`): SHA-256 of each request of 20 documents of 15 tasks.
 fn prompts_are_those_of_lm_eval_to_the_byte(data: &Path) {
-    let golden: Value = serde_json::from_str(include_str!("../golden/prompts.json")).unwrap();
+    let golden: Value = serde_json::from_str(include_str!("../../golden/prompts.json")).unwrap();
     let suite = suite();
     let (mut texts, tasks) = (0, golden["tasks"].as_array().unwrap());
     for wanted in tasks {
         let name = wanted["task"].as_str().unwrap();
-        let mut task = suite.tasks().find(|task| task.task == name).unwrap().clone();
-        let there: Vec<&str> = wanted["splits"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
-        for split in [&mut task.training_split, &mut task.validation_split, &mut task.test_split] {
-            if split.as_deref().is_some_and(|split| !there.contains(&split)) {
-                *split = None;
-            }
-        }
+        let task = changed(&suite, wanted);
         let shots = wanted["shots"].as_u64().map(|shots| shots as usize);
         let source = |task: &Task, split: &str| documents(data, task, split);
         let (_, prompts) = harness::prompts(&task, &source, options(shots, 20)).unwrap();
         assert_eq!(prompts.len(), 20);
         for (number, ((_, prompt), wanted)) in prompts.iter().zip(wanted["documents"].as_array().unwrap()).enumerate() {
-            let hash = |(context, continuation): &(String, String)| {
-                Fingerprint::of_bytes(format!("{context}\0{continuation}").as_bytes()).to_string()
-            };
-            let got: Vec<String> = prompt.requests.iter().map(hash).collect();
+            let got: Vec<String> = prompt.requests.iter().map(|request| hash(std::slice::from_ref(request))).collect();
             assert_eq!(Value::from(got), *wanted, "{name}, document {number}: {:?}", prompt.requests);
             texts += prompt.requests.len();
         }
@@ -247,7 +264,7 @@ fn shown(seen: &Seen) -> String {
 
 /// `golden/results.json` (`scripts/reference_lm_eval.py`): values and standard errors of tasks and of MMLU's groups.
 fn standard_errors_and_groups_are_those_of_lm_eval(data: &Path) {
-    let golden: Value = serde_json::from_str(include_str!("../golden/results.json")).unwrap();
+    let golden: Value = serde_json::from_str(include_str!("../../golden/results.json")).unwrap();
     let (suite, mut seen, mut names) = (suite(), Seen::default(), 0);
     let model = testkit::models().into_iter().find(|name| golden["model"] == **name).unwrap();
     let mut place = Place::new(data, model);
@@ -269,4 +286,6 @@ testkit::real_data_tests!(
     prompts_are_those_of_lm_eval_to_the_byte,
     answers_and_scores_are_those_of_lm_eval,
     standard_errors_and_groups_are_those_of_lm_eval,
+    chats::chats_are_those_of_lm_eval,
+    chats::texts_made_together_are_those_made_alone,
 );
