@@ -177,7 +177,7 @@ fn fill(place: &Place, value: f32) {
 fn a_model_that_overflows_gets_no_score() {
     let place = tasks::filled(Place::with_own_model(), 2);
     fill(&place, 1e18);
-    let want = "task endings@1, document 0: the model's answer is infinite or NaN";
+    let want = "task endings, document 0: the model's answer is infinite or NaN";
     let error = refused(&place);
     assert!(error.contains(want), "{error}");
     let generates = TASK

@@ -85,6 +85,11 @@ impl Asker<'_> {
         answered.map(|()| (keys.iter().filter_map(|key| known.get(key).cloned()).collect(), effort))
     }
 
+    /// The task without its version.
+    fn name(&self) -> &str {
+        self.task.split('@').next().unwrap_or_default()
+    }
+
     /// Answers to one batch, and the tokens it took.
     fn run(&self, asks: &[Ask], batch: &[usize], documents: &[usize]) -> Result<(Vec<Answer>, usize), HarnessError> {
         let model = self.subject.model;
@@ -92,13 +97,13 @@ impl Asker<'_> {
         if !wanted.is_empty() {
             let made = generate(model, self.subject.tokenizer, &wanted);
             let (texts, tokens) =
-                made.map_err(|cause| cause.into_harness(&self.task, |text| documents[batch[text]]))?;
+                made.map_err(|cause| cause.into_harness(self.name(), |text| documents[batch[text]]))?;
             return Ok((texts.into_iter().map(Answer::Text).collect(), tokens));
         }
         let texts: Vec<Continuation<'_>> = batch.iter().filter_map(|index| continuation(&asks[*index])).collect();
         let scored = model.score(&texts)?;
         if let Some(place) = scored.iter().position(|scored| !scored.log_likelihood.is_finite()) {
-            return Err(HarnessError::NotFinite { task: self.task.clone(), document: documents[batch[place]] });
+            return Err(HarnessError::NotFinite { task: self.name().to_owned(), document: documents[batch[place]] });
         }
         let answers = scored.iter().map(|s| Answer::Likelihood { log_likelihood: s.log_likelihood, greedy: s.greedy });
         let earlier = std::iter::once(None).chain(texts.iter().map(|text| Some(text.input)));
