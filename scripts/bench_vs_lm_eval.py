@@ -188,6 +188,7 @@ def main():
     parser.add_argument("--batches", default="1,8", help="batch sizes of lm_eval, one subject each")
     parser.add_argument("--threads", default="2", help="threads, tables of their own each")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--limit", type=int, help="documents of each task, if not as its table says")
     parser.add_argument("--quick", action="store_true", help="4 documents of each task: does it run?")
     parser.add_argument("--json", type=Path, help="write every run here")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
@@ -202,7 +203,7 @@ def main():
         for kind in args.models.split(","):
             label, model = (SMALL, small) if kind == "small" else ("random, 119M parameters", large(args.folder, small))
             for task, _, few, fewer in (row for row in TASKS if row[0] in wanted):
-                limit = 4 if args.quick else few if kind == "small" else fewer
+                limit = args.limit or (4 if args.quick else few if kind == "small" else fewer)
                 results.append(compare(args, label, model, task, limit, threads))
     if args.json:
         args.json.write_text(json.dumps({"rounds": args.rounds, "results": results}, indent=1) + "\n")
