@@ -14,20 +14,9 @@ for argument in "$@"; do # help needs neither torch nor a build
     -h | --help) exec python3 "$here/bench_vs_pytorch.py" --help ;;
     esac
 done
-if [[ -n ${VENV:-} ]]; then
-    venv=$VENV
-else
-    venv=$root/target/bench-venv
-    # the copy of the requirements is written last: a half-made venv is made again, as is one of other versions
-    if ! cat "$here/requirements.txt" "$here/requirements-bench.txt" | cmp -s - "$venv/requirements.txt"; then
-        echo "making $venv (once)" >&2
-        rm -rf "$venv"
-        python3 -m venv "$venv" >&2 || exit 2
-        "$venv/bin/pip" install --quiet --requirement "$here/requirements-bench.txt" >&2 || exit 2
-        cat "$here/requirements.txt" "$here/requirements-bench.txt" >"$venv/requirements.txt"
-    fi
-fi
-[[ -x $venv/bin/python ]] || { echo "$venv has no bin/python" >&2; exit 2; }
+# shellcheck source=scripts/venv.sh
+source "$here/venv.sh"
+venv_of bench-venv requirements-bench.txt
 cargo build --locked --release --manifest-path "$root/Cargo.toml" -p taper-proxies --example score_once >&2 || exit 2
 taper=${CARGO_TARGET_DIR:-$root/target}/release/examples/score_once
 exec "$venv/bin/python" "$here/bench_vs_pytorch.py" --taper "$taper" --folder "$root/target/bench" "$@"
