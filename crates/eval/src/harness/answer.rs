@@ -106,9 +106,7 @@ impl Asker<'_> {
             return Err(HarnessError::NotFinite { task: self.name().to_owned(), document: documents[batch[place]] });
         }
         let answers = scored.iter().map(|s| Answer::Likelihood { log_likelihood: s.log_likelihood, greedy: s.greedy });
-        let earlier = std::iter::once(None).chain(texts.iter().map(|text| Some(text.input)));
-        let tokens = earlier.zip(&texts).map(|(earlier, text)| new_tokens(earlier, text.input)).sum();
-        Ok((answers.collect(), tokens))
+        Ok((answers.collect(), all_tokens(&texts.iter().map(|text| text.input).collect::<Vec<_>>())))
     }
 }
 
@@ -124,6 +122,12 @@ fn wanted(ask: &Ask) -> Option<Wanted<'_>> {
         Ask::Generate { prompt, until, most } => Some(Wanted { prompt, until, most: *most }),
         Ask::Score { .. } => None,
     }
+}
+
+/// Tokens of `inputs`, sorted, that go through the model in one pass: shared ones once.
+pub(super) fn all_tokens(inputs: &[&[u32]]) -> usize {
+    let earlier = std::iter::once(None).chain(inputs.iter().map(|input| Some(*input)));
+    earlier.zip(inputs).map(|(earlier, input)| new_tokens(earlier, input)).sum()
 }
 
 /// Ranges of `inputs`, sorted, each for one forward pass.

@@ -4,10 +4,10 @@
 //! occurrence of each stop text in turn. Each ends by itself, and the others go on without it.
 
 use taper_data::{DataError, TextTokenizer};
-use taper_model::{Decoder, Model, ModelError, greedy, new_tokens};
+use taper_model::{Decoder, Model, ModelError, greedy};
 
 use super::HarnessError;
-use super::answer::passes;
+use super::answer::{all_tokens, passes};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
@@ -117,8 +117,7 @@ pub(super) fn generate(
     for pass in passes(&prompts) {
         let prompts = &prompts[pass.clone()];
         next.extend(known(greedy(&decoder.read(pass.start, prompts)?), |sequence| pass.start + sequence)?);
-        let earlier = std::iter::once(None).chain(prompts.iter().map(|prompt| Some(*prompt)));
-        tokens += earlier.zip(prompts).map(|(earlier, prompt)| new_tokens(earlier, prompt)).sum::<usize>();
+        tokens += all_tokens(prompts);
     }
     let mut live: Vec<usize> = (0..texts.len()).collect();
     loop {
