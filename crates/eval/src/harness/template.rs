@@ -3,6 +3,9 @@
 //! `minijinja` renders; Python's methods on strings and lists are there as far as prompts need them. A name that a document
 //! does not have is an error, and so is a list where text is wanted: nothing is ever rendered as a guess.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
@@ -12,6 +15,8 @@ use super::python::is_space;
 
 /// Instructions that one rendering may take: a loop without end is an error.
 const FUEL: u64 = 1_000_000;
+/// Patterns kept, at most.
+const PATTERNS: usize = 64;
 
 /// Renders templates.
 pub(crate) struct Templates(Environment<'static>);
@@ -24,7 +29,9 @@ impl Templates {
         environment.set_fuel(Some(FUEL));
         environment.set_formatter(write);
         environment.set_unknown_method_callback(method);
-        environment.add_filter("regex_replace", regex_replace);
+        let patterns = Patterns::default();
+        let replace = move |text: &str, pattern: &str, with: &str| patterns.replace(text, pattern, with);
+        environment.add_filter("regex_replace", replace);
         Self(environment)
     }
 
@@ -85,10 +92,29 @@ pub(super) fn method(state: &mut State<'_, '_>, value: &Value, method: &str, arg
     }
 }
 
-/// `re.sub(pattern, replacement, text)`; `\1` is the first group.
-fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String, Error> {
-    let regex = Regex::new(pattern).map_err(|cause| invalid(cause.to_string()))?;
-    Ok(regex.replace_all(text, python_replacement(replacement)).into_owned())
+/// Patterns met so far. To compile one takes longer than to render many documents with it.
+#[derive(Default)]
+struct Patterns(Mutex<BTreeMap<String, Regex>>);
+
+impl Patterns {
+    /// `re.sub(pattern, replacement, text)`; `\1` is the first group.
+    fn replace(&self, text: &str, pattern: &str, replacement: &str) -> Result<String, Error> {
+        let regex = self.compiled(pattern).map_err(|cause| invalid(cause.to_string()))?;
+        Ok(regex.replace_all(text, python_replacement(replacement)).into_owned())
+    }
+
+    fn compiled(&self, pattern: &str) -> Result<Regex, regex::Error> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(regex) = known.get(pattern) {
+            return Ok(regex.clone());
+        }
+        if known.len() == PATTERNS {
+            known.clear(); // patterns that come from documents
+        }
+        let regex = Regex::new(pattern)?;
+        known.insert(pattern.to_owned(), regex.clone());
+        Ok(regex)
+    }
 }
 
 /// Python's `\1` is this library's `${1}`.
