@@ -1,0 +1,110 @@
+//! What is to be made small: one file an objective. Losses are per token or per layer, and gradients go with them.
+
+use serde_json::Value;
+use taper_base::registry::{self, Entry, MethodError};
+
+/// What the student is to be near to, for one token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Guide<'a> {
+    /// The teacher's logits, one a token of the vocabulary.
+    Logits(&'a [f32]),
+    /// The teacher's `ids.len()` likeliest tokens, likeliest first, and the logarithms of their probabilities at the
+    /// objective's temperature; what is missing to 1 is the probability of any other token.
+    Top {
+        /// Tokens.
+        ids: &'a [u32],
+        /// Natural logarithms of their probabilities.
+        log_probabilities: &'a [f32],
+    },
+    /// Probabilities, one a token of the vocabulary: the mean of those of several models.
+    Probabilities(&'a [f32]),
+}
+
+/// Whose predictions an objective compares with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Teacher {
+    /// Nobody's.
+    Nobody,
+    /// The original model's.
+    Original {
+        /// What logits are divided by before they become probabilities.
+        temperature: f64,
+        /// How many tokens of it are looked at; all of them if none is said.
+        top: Option<usize>,
+    },
+    /// Those of the student's own past.
+    Voters {
+        /// How many checkpoints vote, at most: the newest ones.
+        count: usize,
+        /// Steps from one to the next.
+        every: u64,
+        /// What logits are divided by before they become probabilities.
+        temperature: f64,
+    },
+}
+
+/// An objective of predictions: a function of one token's logits.
+pub trait OfLogits: Send + Sync {
+    /// Whose predictions it compares with.
+    fn teacher(&self) -> Teacher;
+
+    /// The loss of one token in nats; adds `scale · ∂loss/∂logits` to `slopes`. `guide` is given if there is a teacher
+    /// (before the first voter has voted it is not, and the loss is 0).
+    fn loss(&self, logits: &[f32], target: u32, guide: Option<Guide<'_>>, scale: f32, slopes: &mut [f32]) -> f32;
+}
+
+/// Rows of the two models, one a token.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    /// The student's, `[sequences · length, student_width]`.
+    pub student: &'a [f32],
+    /// The teacher's, `[sequences · length, teacher_width]`.
+    pub teacher: &'a [f32],
+    /// Sequences and tokens of each.
+    pub shape: [usize; 2],
+    /// Width of the student's rows and of the teacher's.
+    pub widths: [usize; 2],
+}
+
+/// An objective of what lies between blocks: a function of the residual stream after a block.
+pub trait OfStreams: Send + Sync {
+    /// Which blocks are compared, student's and teacher's, if student block `i` was block `origin[i]` of the teacher's
+    /// `blocks`.
+    fn pairs(&self, origin: &[usize], blocks: usize) -> Vec<[usize; 2]>;
+
+    /// The loss of one pair, and its gradient with respect to the student's rows.
+    fn loss(&self, pair: Pair<'_>) -> (f64, Vec<f32>);
+}
+
+/// An objective of the last attention: a function of queries, keys and values as they are attended, all heads side by side.
+pub trait OfRelations: Send + Sync {
+    /// The loss of one of the three, and its gradient with respect to the student's rows.
+    fn loss(&self, pair: Pair<'_>) -> (f64, Vec<f32>);
+}
+
+/// What an objective is a function of.
+pub enum View<'a> {
+    /// Predictions.
+    Logits(&'a dyn OfLogits),
+    /// Residual streams.
+    Streams(&'a dyn OfStreams),
+    /// Queries, keys and values.
+    Relations(&'a dyn OfRelations),
+}
+
+/// Something to be made small.
+pub trait Objective: Send + Sync + std::fmt::Debug {
+    /// What it looks at.
+    fn view(&self) -> View<'_>;
+}
+
+/// All objectives, sorted by name.
+pub const ALL: &[Entry<dyn Objective>] = &[];
+
+/// The objective `name` with its parameters, `Null` for none.
+///
+/// # Errors
+/// [`MethodError`] naming the nearest known name, or the parameter that is wrong.
+pub fn build(name: &str, params: &Value) -> Result<Box<dyn Objective>, MethodError> {
+    registry::build("objective", ALL, name, params)
+}
