@@ -1,6 +1,6 @@
 //! Causal softmax attention with grouped heads and an optional window, in tiles of queries; no `tokens²` matrix is kept.
 //!
-//! `o_t = Σ_{s ≤ t, s > t − window} p_ts v_s`, `p_t = softmax(q_t · k_s / sqrt(d_head))`; query head `h` reads KV head
+//! `o_t = Σ_{s ≤ t, s > t − window, s ≥ first_t} p_ts v_s`, `p_t = softmax(q_t · k_s / sqrt(d_head))`; query head `h` reads KV head
 //! `kv_of[h]`. The backward recomputes `p` from the log-sums kept by the forward:
 //! `dv_s = Σ p_ts do_t`, `dS = p ∘ (do vᵀ − rowsum(do ∘ o)) / sqrt(d_head)`, `dq = dS k`, `dk = dSᵀ q`.
 //! Sources: arXiv:1706.03762, arXiv:2305.13245 (groups), arXiv:2205.14135 (recomputation).
@@ -32,6 +32,9 @@ pub struct Heads<'a> {
     pub n_kv_heads: usize,
     /// Tokens seen, itself included; `None` sees all before.
     pub window: Option<usize>,
+    /// The first token of its sequence that each token sees, `[sequences · tokens]`: where its document starts. Ascending in
+    /// a sequence; `None` sees all before. On the CPU alone.
+    pub first: Option<&'a [u32]>,
 }
 
 /// What the forward computed.
@@ -43,7 +46,7 @@ pub struct Attended {
     log_sums: Vec<f32>,
 }
 
-impl Heads<'_> {
+impl<'a> Heads<'a> {
     fn check(&self, op: &'static str, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
         let rows = self.sequences * self.tokens;
         let want = |heads: usize| [rows, heads * self.d_head];
@@ -53,22 +56,34 @@ impl Heads<'_> {
                 return Err(host::shape(op, what, tensor, format!("{:?}", want(heads))));
             }
         }
-        match self.kv_of.iter().find(|kv| **kv >= self.n_kv_heads) {
-            Some(kv) => Err(KernelError::Shape {
-                op,
-                what: "kv_of",
-                got: vec![*kv],
-                want: format!("KV heads below {}", self.n_kv_heads),
-            }),
-            None => Ok(()),
+        let refuse = |what, got: usize, want: String| Err(KernelError::Shape { op, what, got: vec![got], want });
+        if let Some(kv) = self.kv_of.iter().find(|kv| **kv >= self.n_kv_heads) {
+            return refuse("kv_of", *kv, format!("KV heads below {}", self.n_kv_heads));
         }
+        let Some(first) = self.first else { return Ok(()) };
+        if first.len() != rows {
+            return refuse("first", first.len(), format!("[{rows}]"));
+        }
+        for sequence in first.chunks(self.tokens.max(1)) {
+            let after = sequence.iter().enumerate().find(|(token, first)| **first as usize > *token);
+            if let Some((token, first)) = after {
+                return refuse("first", *first as usize, format!("at most {token}, the token that sees it"));
+            }
+            if let Some(pair) = sequence.windows(2).find(|pair| pair[0] > pair[1]) {
+                return refuse("first", pair[1] as usize, format!("at least {}, that of the token before", pair[0]));
+            }
+        }
+        Ok(())
     }
 
-    fn tiles(&self) -> impl Iterator<Item = Tile> + use<> {
+    fn tiles(&self, sequence: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
         let (tokens, window) = (self.tokens, self.window.unwrap_or(self.tokens).max(1));
+        let first = self.first.map(|first| &first[sequence * tokens..(sequence + 1) * tokens]);
         (0..tokens.div_ceil(TILE)).map(move |index| {
             let (start, end) = (index * TILE, tokens.min((index + 1) * TILE));
-            Tile { start, end, first_key: (start + 1).saturating_sub(window), window }
+            let mut tile = Tile { start, end, first_key: 0, window, first };
+            tile.first_key = tile.first_seen(start);
+            tile
         })
     }
 
@@ -100,22 +115,28 @@ impl Heads<'_> {
 }
 
 /// Queries `start..end` and the keys any of them sees, `first_key..end`.
-struct Tile {
+struct Tile<'a> {
     start: usize,
     end: usize,
     first_key: usize,
     window: usize,
+    first: Option<&'a [u32]>,
 }
 
-impl Tile {
+impl Tile<'_> {
     fn keys(&self) -> usize {
         self.end - self.first_key
+    }
+
+    /// The first token that `query` sees.
+    fn first_seen(&self, query: usize) -> usize {
+        (query + 1).saturating_sub(self.window).max(self.first.map_or(0, |first| first[query] as usize))
     }
 
     /// Columns of the tile's scores that query `row` of it sees.
     fn seen(&self, row: usize) -> std::ops::Range<usize> {
         let query = self.start + row;
-        (query + 1).saturating_sub(self.window).saturating_sub(self.first_key)..query + 1 - self.first_key
+        self.first_seen(query) - self.first_key..query + 1 - self.first_key
     }
 }
 
@@ -135,7 +156,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
         let mut out = vec![0.0; heads.tokens * heads.d_head];
         let mut log_sums = Vec::with_capacity(heads.tokens);
         let mut scores = vec![0.0; TILE * heads.tokens];
-        for tile in heads.tiles() {
+        for tile in heads.tiles(sequence) {
             let keys = tile.keys();
             let queries = heads.view(&q, n_heads, (sequence, head), tile.start, tile.end);
             let seen = heads.view(&k, heads.n_kv_heads, kv, tile.first_key, tile.end);
@@ -239,7 +260,7 @@ fn group_backward(heads: &Heads<'_>, inputs: &Inputs<'_>, task: usize) -> GroupG
     for head in (0..n_heads).filter(|head| heads.kv_of[*head] == kv) {
         let at = (sequence, head);
         let mut dq = vec![0.0; size];
-        for tile in heads.tiles() {
+        for tile in heads.tiles(sequence) {
             let (keys, rows) = (tile.keys(), tile.end - tile.start);
             let side = |values, n, at| heads.view(values, n, at, tile.first_key, tile.end);
             let (seen, values) = (side(inputs.k, n_kv, (sequence, kv)), side(inputs.v, n_kv, (sequence, kv)));

@@ -16,7 +16,7 @@ fn random(columns: usize, name: &str) -> Tensor {
 
 fn heads(kv_of: &[usize], window: Option<usize>) -> Heads<'_> {
     let (sequences, tokens, d_head) = SHAPE;
-    Heads { sequences, tokens, d_head, kv_of, n_kv_heads: 2, window }
+    Heads { sequences, tokens, d_head, kv_of, n_kv_heads: 2, window, first: None }
 }
 
 /// The definition, row by row, in f64.

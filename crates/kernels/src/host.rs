@@ -1,5 +1,6 @@
 //! From a tensor to its slice and back.
 
+use std::cell::Cell;
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor};
@@ -13,14 +14,18 @@ use crate::{KernelError, Result};
 pub const TILE: usize = 512 << 10;
 
 /// Read access to a contiguous `f32` tensor in host memory.
-pub(crate) struct Host<'a> {
+pub struct Host<'a> {
     storage: candle_core::StorageRef<'a>,
     start: usize,
     len: usize,
 }
 
 impl<'a> Host<'a> {
-    pub(crate) fn of(op: &'static str, tensor: &'a Tensor) -> Result<Self> {
+    /// To the values of `tensor`.
+    ///
+    /// # Errors
+    /// If layout or device do not fit.
+    pub fn of(op: &'static str, tensor: &'a Tensor) -> Result<Self> {
         let (storage, layout) = tensor.storage_and_layout();
         if !matches!(&*storage, Storage::Cpu(_)) {
             return Err(KernelError::Device { op, device: tensor.device().clone() });
@@ -143,6 +148,21 @@ pub(crate) fn update(op: &'static str, tensor: &Tensor, f: impl Fn(&mut [f32]) -
         return Ok(()); // candle takes an empty tensor's strides for repeated entries
     }
     tensor.inplace_op1(&Update { f, op }).map_err(|cause| KernelError::Tensor { op, cause })
+}
+
+/// Changes a contiguous `f32` tensor in place: whoever shares it sees it.
+///
+/// # Errors
+/// If layout or device do not fit, or what `f` returns.
+pub fn change<R>(op: &'static str, tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    let (f, result) = (Cell::new(Some(f)), Cell::new(None));
+    update(op, tensor, |values| {
+        result.set(f.take().map(|f| f(values)));
+        Ok(())
+    })?;
+    let left = f.take(); // of an empty tensor
+    let got = result.take().or_else(|| left.map(|f| f(&mut [])));
+    got.ok_or(KernelError::Places { op })
 }
 
 pub(crate) fn tensor(op: &'static str, values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {

@@ -28,6 +28,7 @@ mod moments;
 mod norm;
 mod pending;
 mod rope;
+mod scale;
 mod scores;
 mod simd;
 mod stats;

@@ -53,11 +53,8 @@ pub fn cross_entropy(
         let want = format!("[{}]", targets.len());
         return Err(KernelError::Shape { op: OP, what: "weights", got: vec![weights.len()], want });
     }
-    let (_, d) = host::rows(OP, "hidden", hidden)?;
     let mut losses = Vec::with_capacity(targets.len());
-    let mut gradient = vec![0.0; hidden.elem_count()];
-    pieces(OP, hidden, head, targets, |piece| {
-        let Piece { start, vocab, targets, mut logits, tiles } = piece;
+    let gradient = gradient_of_head(OP, (hidden, head, targets), &mut sink, |start, vocab, targets, logits| {
         let rows = logits.par_chunks_mut(vocab).zip(targets).zip(&weights[start..]);
         losses.par_extend(rows.map(|((row, target), weight)| {
             let (loss, sum) = exponentials(row, *target);
@@ -66,17 +63,71 @@ pub fn cross_entropy(
             row[*target as usize] -= weight;
             loss
         }));
+        Ok(())
+    })?;
+    Ok((losses, gradient))
+}
+
+/// The gradient with respect to `hidden` of any loss of the logits. `slopes` is given the number of a first token and the
+/// logits of some from it on, `[tokens, vocab]`, and turns them into the gradient of the loss with respect to them.
+///
+/// # Shapes
+/// `hidden` `[tokens, d_model]` after the final norm, `head` `[vocab, d_model]`; the gradient is as `hidden`.
+///
+/// # Errors
+/// If shapes, layout or device do not fit, or what `sink` or `slopes` returns.
+pub fn through_head(
+    hidden: &Tensor,
+    head: &Tensor,
+    mut sink: Option<&mut HeadGradients<'_>>,
+    mut slopes: impl FnMut(usize, &mut [f32]) -> Result<()>,
+) -> Result<Tensor> {
+    const OP: &str = "through_head";
+    let (tokens, _) = host::rows(OP, "hidden", hidden)?;
+    let no_targets = vec![0; tokens];
+    gradient_of_head(OP, (hidden, head, &no_targets), &mut sink, |start, _, _, logits| slopes(start, logits))
+}
+
+/// Logits of each piece of the tokens, `[tokens, vocab]`, as `each` is given the first token's number and them.
+///
+/// # Shapes
+/// As [`through_head`].
+///
+/// # Errors
+/// If shapes, layout or device do not fit, or what `each` returns.
+pub fn logits_in_pieces(
+    hidden: &Tensor,
+    head: &Tensor,
+    mut each: impl FnMut(usize, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    const OP: &str = "logits_in_pieces";
+    let (tokens, _) = host::rows(OP, "hidden", hidden)?;
+    pieces(OP, hidden, head, &vec![0; tokens], |mut piece| each(piece.start, &mut piece.logits))
+}
+
+/// `slopes` is given a first token's number, the vocabulary's size, targets, and logits to be turned into slopes.
+fn gradient_of_head(
+    op: &'static str,
+    (hidden, head, targets): (&Tensor, &Tensor, &[u32]),
+    sink: &mut Option<&mut HeadGradients<'_>>,
+    mut slopes: impl FnMut(usize, usize, &[u32], &mut [f32]) -> Result<()>,
+) -> Result<Tensor> {
+    let (_, d) = host::rows(op, "hidden", hidden)?;
+    let mut gradient = vec![0.0; hidden.elem_count()];
+    pieces(op, hidden, head, targets, |piece| {
+        let Piece { start, vocab, targets, mut logits, tiles } = piece;
+        slopes(start, vocab, targets, &mut logits)?;
         let mut add = false;
         tiles.tiles(vocab, d, |first, tile| {
             let slopes = View::new(&logits[first..], [targets.len(), tile.rows()], vocab);
             multiply_wide(Out { values: &mut gradient[start * d..], stride: d, add }, slopes, tile);
             add = true;
         });
-        let Some(sink) = &mut sink else { return Ok(()) };
-        let input = hidden.narrow(0, start, targets.len()).map_err(|cause| KernelError::Tensor { op: OP, cause })?;
-        sink(&input, &host::tensor(OP, logits, &[targets.len(), vocab])?)
+        let Some(sink) = sink else { return Ok(()) };
+        let input = hidden.narrow(0, start, targets.len()).map_err(|cause| KernelError::Tensor { op, cause })?;
+        sink(&input, &host::tensor(op, logits, &[targets.len(), vocab])?)
     })?;
-    Ok((losses, host::tensor(OP, gradient, hidden.dims())?))
+    host::tensor(op, gradient, hidden.dims())
 }
 
 /// Tokens `start..` with their logits.

@@ -1,20 +1,22 @@
 //! The attention half of a block: `x + O(softmax attention(Q n, K n, V n))`, `n = RMSNorm(x)`.
 
 use taper_kernels::{
-    Attended, Heads, Result, Rope, Tensor, Turn, attention, attention_backward, from_units, into_units, rms_norm,
+    Attended, Heads, Result, Rope, Tensor, Turn, accumulate, attention, attention_backward, from_units, into_units, rms_norm,
     rms_norm_backward,
 };
 
 use crate::model::Attention;
+use crate::pass::Flow;
 use crate::{Gradient, Parameter, Place, Sink};
 
 /// What all blocks share in one pass.
-pub(crate) struct Context {
+pub(crate) struct Context<'a> {
     pub(crate) sequences: usize,
     pub(crate) tokens: usize,
     pub(crate) d_head: usize,
     pub(crate) eps: f64,
     pub(crate) rope: Rope,
+    pub(crate) first: Option<&'a [u32]>,
 }
 
 /// What the backward pass needs of the forward pass.
@@ -41,10 +43,15 @@ impl AttentionTape {
     pub(crate) fn units(&self) -> &Tensor {
         &self.attended.out
     }
+
+    /// What is attended.
+    pub(crate) fn projections(&self) -> [&Tensor; 3] {
+        [&self.q, &self.k, &self.v]
+    }
 }
 
 impl Attention {
-    pub(crate) fn heads<'a>(&'a self, context: &Context) -> Heads<'a> {
+    pub(crate) fn heads<'a>(&'a self, context: &Context<'a>) -> Heads<'a> {
         Heads {
             sequences: context.sequences,
             tokens: context.tokens,
@@ -52,24 +59,30 @@ impl Attention {
             kv_of: &self.kv_of,
             n_kv_heads: self.n_kv_heads,
             window: self.window,
+            first: context.first,
         }
     }
 
-    /// `x` `[tokens, d_model]` is the residual stream, and so is the result.
-    pub(crate) fn forward(&self, context: &Context, x: &Tensor) -> Result<(Tensor, AttentionTape)> {
+    /// `x` `[tokens, d_model]` is the residual stream; the result is added to `base`, if there is one.
+    pub(crate) fn forward(
+        &self,
+        context: &Context<'_>,
+        x: &Tensor,
+        base: Option<&Tensor>,
+    ) -> Result<(Tensor, AttentionTape)> {
         let tape = self.tape(context, x)?;
-        Ok((from_units(Some(x), &[(tape.units(), &self.o)], self.o_bias.as_ref())?, tape))
+        Ok((from_units(base, &[(tape.units(), &self.o)], self.o_bias.as_ref())?, tape))
     }
 
     /// All but the output projection.
-    pub(crate) fn tape(&self, context: &Context, x: &Tensor) -> Result<AttentionTape> {
+    pub(crate) fn tape(&self, context: &Context<'_>, x: &Tensor) -> Result<AttentionTape> {
         let Projected { normed, unnormed, q, k, v } = self.project(context, x)?;
         let attended = attention(&q, &k, &v, self.heads(context))?;
         Ok(AttentionTape { normed, unnormed, q, k, v, attended })
     }
 
     /// What is attended.
-    pub(crate) fn project(&self, context: &Context, x: &Tensor) -> Result<Projected> {
+    pub(crate) fn project(&self, context: &Context<'_>, x: &Tensor) -> Result<Projected> {
         let normed = rms_norm(x, &self.norm, context.eps)?;
         let bias = |index: usize| self.qkv_bias.as_ref().map(|bias| &bias[index]);
         let q = into_units(&normed, &self.q, bias(0))?; // [tokens, n_heads * d_head]
@@ -87,14 +100,14 @@ impl Attention {
         Ok(Projected { normed, unnormed, q, k, v })
     }
 
-    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`. What of the tape is no longer
-    /// needed is let go on the way.
+    /// Gradient of `x` from that of the result; those of the parameters go to `sink`. `extra` is added to those of queries,
+    /// keys and values. What of the tape is no longer needed is let go on the way.
     pub(crate) fn backward(
         &self,
-        context: &Context,
+        context: &Context<'_>,
         (block, x): (usize, &Tensor),
-        tape: AttentionTape,
-        g: &Tensor,
+        (tape, extra): (AttentionTape, Option<[Tensor; 3]>),
+        Flow { branch: g, stream }: Flow<'_>,
         sink: &mut dyn Sink,
     ) -> Result<Tensor> {
         use Parameter as P;
@@ -107,6 +120,9 @@ impl Attention {
         let AttentionTape { normed, unnormed, q, k, v, attended } = tape;
         let [mut dq, mut dk, dv] = attention_backward([&q, &k, &v], self.heads(context), &attended, &dout)?;
         drop((q, k, v, attended, dout));
+        if let Some(extra) = &extra {
+            [&dq, &dk, &dv].into_iter().zip(extra).try_for_each(|(sum, slope)| accumulate(sum, slope))?;
+        }
         [&dq, &dk].into_iter().try_for_each(|x| context.rope.turn(x, Turn::Back))?;
         if let (Some([q_norm, k_norm]), Some([q, k])) = (&self.qk_norm, &unnormed) {
             for (parameter, x, weight, d) in [(P::QNorm, q, q_norm, &mut dq), (P::KNorm, k, k_norm, &mut dk)] {
@@ -125,16 +141,16 @@ impl Attention {
         }
         let dn = from_units(None, &matrices.map(|(_, _, weight, units)| (units, weight)), None)?; // [tokens, d_model]
         take(P::AttentionNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
-        rms_norm_backward(Some(g), x, &self.norm, context.eps, &dn)
+        rms_norm_backward(Some(stream), x, &self.norm, context.eps, &dn)
     }
 }
 
 /// `[tokens, heads * d_head]` as `[tokens * heads, d_head]`.
-fn split_heads(x: &Tensor, context: &Context) -> Result<Tensor> {
+fn split_heads(x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
     let rows = x.elem_count() / context.d_head;
     x.reshape(&[rows, context.d_head])
 }
 
-fn per_head(x: &Tensor, context: &Context, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+fn per_head(x: &Tensor, context: &Context<'_>, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     f(&split_heads(x, context)?)?.reshape(x.dims())
 }

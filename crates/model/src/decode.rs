@@ -171,7 +171,7 @@ impl<'a> Decoder<'a> {
         };
         let rope = Rope::Host(cpu::Rope::at(&self.frequencies, positions.into_iter()));
         let (d_head, eps) = (model.spec.d_head, model.spec.norm_eps);
-        let context = Context { sequences, tokens: length, d_head, eps, rope };
+        let context = Context { sequences, tokens: length, d_head, eps, rope, first: None };
         let mut x = model.embed(ids)?; // [sequences * length, d_model]
         passed(Part::Embedding);
         for (index, block) in model.blocks.iter().enumerate() {
@@ -183,7 +183,7 @@ impl<'a> Decoder<'a> {
             }
             if let Some(mlp) = &block.mlp {
                 let place = || at(format!("block {index}, {}", SubBlock::Mlp));
-                x = mlp.forward(&context, &x).map_err(place())?.0;
+                x = mlp.forward(&context, &x, Some(&x)).map_err(place())?.0;
                 ended(SubBlock::Mlp);
             }
         }
@@ -198,7 +198,7 @@ impl<'a> Decoder<'a> {
 impl Attention {
     /// As [`Attention::forward`]; keys and values of `x` `[sequences * tokens, d_model]` go into `cache`. Only the `first`
     /// rows of a sequence may have more than one token.
-    fn extend(&self, context: &Context, x: &Tensor, cache: &mut KvCache, first: bool) -> taper_kernels::Result<Tensor> {
+    fn extend(&self, context: &Context<'_>, x: &Tensor, cache: &mut KvCache, first: bool) -> taper_kernels::Result<Tensor> {
         let Projected { q, k, v, .. } = self.project(context, x)?;
         cache.extend(k.host(OP)?, v.host(OP)?)?;
         let units = match first {

@@ -4,6 +4,7 @@ use taper_kernels::{Result, Tensor, from_units, into_units, rms_norm, rms_norm_b
 
 use crate::attention::Context;
 use crate::model::Mlp;
+use crate::pass::Flow;
 use crate::{Gradient, Parameter, Place, Sink};
 
 /// What the backward pass needs of the forward pass.
@@ -22,14 +23,19 @@ impl MlpTape {
 }
 
 impl Mlp {
-    /// `x` `[tokens, d_model]` is the residual stream, and so is the result.
-    pub(crate) fn forward(&self, context: &Context, x: &Tensor) -> Result<(Tensor, MlpTape)> {
+    /// `x` `[tokens, d_model]` is the residual stream; the result is added to `base`, if there is one.
+    pub(crate) fn forward(
+        &self,
+        context: &Context<'_>,
+        x: &Tensor,
+        base: Option<&Tensor>,
+    ) -> Result<(Tensor, MlpTape)> {
         let tape = self.tape(context, x)?;
-        Ok((from_units(Some(x), &[(&tape.h, &self.down)], self.down_bias.as_ref())?, tape))
+        Ok((from_units(base, &[(&tape.h, &self.down)], self.down_bias.as_ref())?, tape))
     }
 
     /// All but the output projection.
-    pub(crate) fn tape(&self, context: &Context, x: &Tensor) -> Result<MlpTape> {
+    pub(crate) fn tape(&self, context: &Context<'_>, x: &Tensor) -> Result<MlpTape> {
         let normed = rms_norm(x, &self.norm, context.eps)?;
         let bias = |index: usize| self.gate_up_bias.as_ref().map(|bias| &bias[index]);
         let gate = into_units(&normed, &self.gate, bias(0))?; // [tokens, d_ff]
@@ -38,14 +44,14 @@ impl Mlp {
         Ok(MlpTape { normed, gate, up, h })
     }
 
-    /// Gradient of `x` from that of the result, `g`; those of the parameters go to `sink`. What of the tape is no longer
+    /// Gradient of `x` from that of the result; those of the parameters go to `sink`. What of the tape is no longer
     /// needed is let go on the way.
     pub(crate) fn backward(
         &self,
-        context: &Context,
+        context: &Context<'_>,
         (block, x): (usize, &Tensor),
         tape: MlpTape,
-        g: &Tensor,
+        Flow { branch: g, stream }: Flow<'_>,
         sink: &mut dyn Sink,
     ) -> Result<Tensor> {
         use Parameter as P;
@@ -69,6 +75,6 @@ impl Mlp {
         }
         let dn = from_units(None, &[(&dgate, &self.gate), (&dup, &self.up)], None)?; // [tokens, d_model]
         take(P::MlpNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
-        rms_norm_backward(Some(g), x, &self.norm, context.eps, &dn)
+        rms_norm_backward(Some(stream), x, &self.norm, context.eps, &dn)
     }
 }

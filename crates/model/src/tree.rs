@@ -164,7 +164,7 @@ impl Model {
         let positions: Vec<usize> = positions.collect();
         let rope = Rope::Host(cpu::Rope::at(&rope_frequencies(&self.spec), positions.into_iter()));
         let tokens = layout.tokens.len();
-        let context = Context { sequences: 1, tokens, d_head: self.spec.d_head, eps: self.spec.norm_eps, rope };
+        let context = Context { sequences: 1, tokens, d_head: self.spec.d_head, eps: self.spec.norm_eps, rope, first: None };
         let mut x = self.embed(&layout.tokens)?; // [tokens, d_model]
         for (index, block) in self.blocks.iter().enumerate() {
             let place = |half: SubBlock| at(format!("block {index}, {half}"));
@@ -174,7 +174,7 @@ impl Model {
                 x = after.map_err(place(SubBlock::Attention))?;
             }
             if let Some(mlp) = &block.mlp {
-                x = mlp.forward(&context, &x).map_err(place(SubBlock::Mlp))?.0;
+                x = mlp.forward(&context, &x, Some(&x)).map_err(place(SubBlock::Mlp))?.0;
             }
         }
         Ok(x)
@@ -185,7 +185,7 @@ impl Attention {
     /// As [`Attention::forward`], over `runs` of texts: `x` `[rows, d_model]`.
     fn over_tree(
         &self,
-        context: &Context,
+        context: &Context<'_>,
         x: &Tensor,
         runs: &[Run],
         seen: &mut dyn FnMut(&Tensor, &Tensor) -> taper_kernels::Result<()>,

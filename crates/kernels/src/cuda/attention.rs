@@ -126,6 +126,10 @@ impl<'a> Plan<'a> {
             let want = format!("KV heads below {}", heads.n_kv_heads);
             return Err(CudaError::Shape { op, what: "kv_of", got: vec![*kv], want });
         }
+        if let Some(first) = heads.first {
+            let want = "none: documents see one another on a GPU".to_owned();
+            return Err(CudaError::Shape { op, what: "first", got: vec![first.len()], want });
+        }
         if d == 0 || d > WIDEST {
             return Err(CudaError::Size { op, what: "d_head", got: d, most: WIDEST });
         }

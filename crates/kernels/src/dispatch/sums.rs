@@ -27,6 +27,17 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     })
 }
 
+/// `x · factors[sequence]`: the rows of each sequence multiplied with a number of its own. On the CPU alone.
+///
+/// # Shapes
+/// `x` `[sequences · tokens, d]`, one factor a sequence; the result is as `x`.
+///
+/// # Errors
+/// If shapes, type or device do not fit.
+pub fn scale_sequences(x: &Tensor, factors: &[f32]) -> Result<Tensor> {
+    Ok(cpu::scale_sequences(x.host("scale_sequences")?, factors)?.into())
+}
+
 /// Sum of each column, in f32: the gradient of a bias.
 ///
 /// # Shapes

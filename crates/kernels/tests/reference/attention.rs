@@ -66,14 +66,14 @@ fn attention_and_its_gradients() {
         let tokens = pick(&mut rng, &[1, 2, 3, 7, 13]);
         let window = [None, Some(1), Some(3), Some(100)][seed % 4];
         let (sequences, d_head) = (pick(&mut rng, &[1, 2, 3]), pick(&mut rng, &[1, 2, 5, 8]));
-        check(Heads { sequences, tokens, d_head, kv_of, n_kv_heads, window }, seed as u64);
+        check(Heads { sequences, tokens, d_head, kv_of, n_kv_heads, window, first: None }, seed as u64);
     }
 }
 
 #[test]
 fn attention_over_more_than_a_tile() {
     for (seed, window) in [None, Some(5), Some(64), Some(65)].into_iter().enumerate() {
-        let heads = Heads { sequences: 1, tokens: 67, d_head: 3, kv_of: &[0, 0], n_kv_heads: 1, window };
+        let heads = Heads { sequences: 1, tokens: 67, d_head: 3, kv_of: &[0, 0], n_kv_heads: 1, window, first: None };
         check(heads, 100 + seed as u64);
     }
 }
@@ -81,7 +81,7 @@ fn attention_over_more_than_a_tile() {
 #[test]
 fn no_head_no_token_and_no_sequence_give_nothing() {
     for (sequences, tokens, kv_of) in [(2, 3, &[] as &[usize]), (2, 0, &[0, 1]), (0, 3, &[0, 1])] {
-        let heads = Heads { sequences, tokens, d_head: 4, kv_of, n_kv_heads: 2, window: None };
+        let heads = Heads { sequences, tokens, d_head: 4, kv_of, n_kv_heads: 2, window: None , first: None};
         let rows = sequences * tokens;
         let (q, kv) = (random("q", 0, &[rows, 4 * kv_of.len()]), random("kv", 0, &[rows, 8]));
         let attended = attention(&q, &kv, &kv, heads).unwrap();
