@@ -42,6 +42,12 @@ pub enum DataError {
         /// What it holds.
         found: String,
     },
+    /// A text that has nothing for training.
+    #[error("{text}: no document to train on")]
+    NothingToTrain {
+        /// Its name.
+        text: String,
+    },
     /// A folder without a single file of text.
     #[error("{}: no .txt, .jsonl or .parquet file among its {entries} entries; subfolders are not searched", path.display())]
     EmptyFolder {

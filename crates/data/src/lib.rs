@@ -6,6 +6,7 @@
 mod chat;
 mod documents;
 mod error;
+mod feed;
 mod ids;
 mod pack;
 mod read;
@@ -20,6 +21,7 @@ pub mod windows;
 pub use chat::ChatTemplates;
 pub use documents::Documents;
 pub use error::DataError;
+pub use feed::{Cursor, Feed, FeedText, Packed};
 pub use ids::read_ids;
 pub use pack::{Pack, pack};
 pub use records::{Record, read_records};

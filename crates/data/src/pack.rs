@@ -73,7 +73,7 @@ pub fn pack(documents: &Documents, tokenizer: &TextTokenizer, wanted: &Pack) -> 
 }
 
 /// How many of `documents` likely hold `missing` tokens; at least one.
-fn next(documents: &[&str], missing: usize) -> usize {
+pub(crate) fn next(documents: &[&str], missing: usize) -> usize {
     let enough = missing.saturating_mul(BYTES_PER_TOKEN).max(LEAST_BYTES);
     let mut bytes = 0;
     let full = documents.iter().position(|document| {

@@ -90,7 +90,8 @@ fn attentions(group: &mut Group<'_>, s: Shape) {
         d_head: D_HEAD,
         kv_of: &kv_of,
         n_kv_heads: heads,
-        window: None, first: None
+        window: None,
+        first: None,
     };
     let product = 2 * s.d * s.sequences * s.length * (s.length + 1) / 2;
     flops(group, "attention", 2 * product, || attention(&q, &k, &v, heads));

@@ -1,8 +1,8 @@
 //! The attention half of a block: `x + O(softmax attention(Q n, K n, V n))`, `n = RMSNorm(x)`.
 
 use taper_kernels::{
-    Attended, Heads, Result, Rope, Tensor, Turn, accumulate, attention, attention_backward, from_units, into_units, rms_norm,
-    rms_norm_backward,
+    Attended, Heads, Result, Rope, Tensor, Turn, accumulate, attention, attention_backward, from_units, into_units,
+    rms_norm, rms_norm_backward,
 };
 
 use crate::model::Attention;

@@ -198,7 +198,13 @@ impl<'a> Decoder<'a> {
 impl Attention {
     /// As [`Attention::forward`]; keys and values of `x` `[sequences * tokens, d_model]` go into `cache`. Only the `first`
     /// rows of a sequence may have more than one token.
-    fn extend(&self, context: &Context<'_>, x: &Tensor, cache: &mut KvCache, first: bool) -> taper_kernels::Result<Tensor> {
+    fn extend(
+        &self,
+        context: &Context<'_>,
+        x: &Tensor,
+        cache: &mut KvCache,
+        first: bool,
+    ) -> taper_kernels::Result<Tensor> {
         let Projected { q, k, v, .. } = self.project(context, x)?;
         cache.extend(k.host(OP)?, v.host(OP)?)?;
         let units = match first {

@@ -88,6 +88,14 @@ impl Model {
         gather_rows(&self.embedding, ids).map_err(at("embedding"))
     }
 
+    /// The residual stream before the first block: rows of the embedding, `[tokens, d_model]`.
+    ///
+    /// # Errors
+    /// If an id is outside the vocabulary.
+    pub fn embedded(&self, batch: Batch<'_>) -> Result<Tensor> {
+        self.embed(batch.ids)
+    }
+
     /// The residual stream after the final norm.
     fn hidden(&self, batch: Batch<'_>, each: &mut dyn FnMut(Step) -> taper_kernels::Result<()>) -> Result<Tensor> {
         let x = self.run(&self.context(batch)?, (0..self.blocks.len(), self.embed(batch.ids)?), None, each)?;

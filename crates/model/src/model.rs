@@ -55,6 +55,11 @@ impl Model {
         &self.spec
     }
 
+    /// The output head, `[vocab, d_model]`: the embedding if it is tied to that.
+    pub fn output_head(&self) -> &Tensor {
+        self.head()
+    }
+
     pub(crate) fn head(&self) -> &Tensor {
         self.head.as_ref().unwrap_or(&self.embedding)
     }

@@ -164,7 +164,8 @@ impl Model {
         let positions: Vec<usize> = positions.collect();
         let rope = Rope::Host(cpu::Rope::at(&rope_frequencies(&self.spec), positions.into_iter()));
         let tokens = layout.tokens.len();
-        let context = Context { sequences: 1, tokens, d_head: self.spec.d_head, eps: self.spec.norm_eps, rope, first: None };
+        let context =
+            Context { sequences: 1, tokens, d_head: self.spec.d_head, eps: self.spec.norm_eps, rope, first: None };
         let mut x = self.embed(&layout.tokens)?; // [tokens, d_model]
         for (index, block) in self.blocks.iter().enumerate() {
             let place = |half: SubBlock| at(format!("block {index}, {half}"));

@@ -81,7 +81,7 @@ fn attention_over_more_than_a_tile() {
 #[test]
 fn no_head_no_token_and_no_sequence_give_nothing() {
     for (sequences, tokens, kv_of) in [(2, 3, &[] as &[usize]), (2, 0, &[0, 1]), (0, 3, &[0, 1])] {
-        let heads = Heads { sequences, tokens, d_head: 4, kv_of, n_kv_heads: 2, window: None , first: None};
+        let heads = Heads { sequences, tokens, d_head: 4, kv_of, n_kv_heads: 2, window: None, first: None };
         let rows = sequences * tokens;
         let (q, kv) = (random("q", 0, &[rows, 4 * kv_of.len()]), random("kv", 0, &[rows, 8]));
         let attended = attention(&q, &kv, &kv, heads).unwrap();

@@ -29,7 +29,15 @@ const CASES: [Case; 9] = [
 impl Case {
     fn heads(&self) -> Heads<'_> {
         let [sequences, tokens, d_head] = self.size;
-        Heads { sequences, tokens, d_head, kv_of: self.kv_of, n_kv_heads: self.n_kv_heads, window: self.window , first: None}
+        Heads {
+            sequences,
+            tokens,
+            d_head,
+            kv_of: self.kv_of,
+            n_kv_heads: self.n_kv_heads,
+            window: self.window,
+            first: None,
+        }
     }
 
     fn given(&self, machine: &Gpu, name: &str, heads: usize, storage: Storage) -> Given {
@@ -87,7 +95,8 @@ pub fn backward(machine: &Gpu) {
 
 pub fn arguments_are_checked(machine: &Gpu) {
     let x = |columns| Array::of(machine, &vec![0.0; 3 * columns], &[3, columns], Storage::F32).unwrap();
-    let heads = |kv_of, d_head| Heads { sequences: 1, tokens: 3, d_head, kv_of, n_kv_heads: 1, window: None , first: None};
+    let heads =
+        |kv_of, d_head| Heads { sequences: 1, tokens: 3, d_head, kv_of, n_kv_heads: 1, window: None, first: None };
     let refusal = |q: &Array, heads: Heads<'_>| {
         let k = x(heads.d_head);
         attention(q, &k, &k, heads, Sight::Causal).unwrap_err().to_string()

@@ -1,0 +1,189 @@
+//! A training from end to end: the teacher's cache, blocks each for itself, then the whole model.
+
+use serde::{Deserialize, Serialize};
+use taper_model::{Batch, Model};
+
+use crate::cache::{Cache, bytes_per_token};
+use crate::error::{HealError, Result, file};
+use crate::guide::tops;
+use crate::objectives::Teacher;
+use crate::plan::{Job, Plan};
+use crate::trained::{Trained, Training};
+use crate::trainer::{Phase, Source, Trainer};
+
+/// Tokens of one forward pass, unless a sequence has more.
+pub(crate) const TOKENS: usize = 4096;
+
+/// What a training came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    /// Numbers that were trained.
+    pub trained: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Steps of the whole model.
+    pub steps: u64,
+    /// Loss of the next token on the validation text before, in nats.
+    pub before: f64,
+    /// After: of the result.
+    pub after: f64,
+    /// The teacher's: the line to reach.
+    pub teacher: Option<f64>,
+    /// The step that the result is of.
+    pub result: u64,
+    /// Times that each text was read through.
+    pub epochs: Vec<u64>,
+}
+
+/// A healed model.
+pub struct Healed {
+    /// The result; adapters are merged.
+    pub model: Model,
+    /// As it was trained, for its adapters.
+    trained: Trained,
+    /// In numbers.
+    pub summary: Summary,
+}
+
+impl Healed {
+    /// Writes the adapters into the existing folder `dir`, as `peft` loads them; whether there are any.
+    ///
+    /// # Errors
+    /// [`HealError::File`].
+    pub fn write_adapters(&self, dir: &std::path::Path, base: &str) -> Result<bool> {
+        crate::trained::write_adapters(&self.trained, dir, base)
+    }
+}
+
+/// Trains `job.student` as `plan` says. What an earlier call in the same folder has done is not done again.
+///
+/// # Errors
+/// [`HealError`]; the last checkpoint stays, and the next call goes on from it.
+pub fn heal(job: &Job<'_>, plan: &Plan) -> Result<Healed> {
+    plan.check()?;
+    check(job, plan)?;
+    std::fs::create_dir_all(job.folder).map_err(file(job.folder))?;
+    own(job)?;
+    let before = loss_of(&job.student, job)?;
+    let teacher = job.teacher.as_ref().map(|teacher| loss_of(teacher, job)).transpose()?;
+    let cache = plan.cache.then(|| fill(job, plan)).transpose()?;
+    let mut student = job.student.clone();
+    if plan.local_steps > 0 {
+        let training = Training::Parameters(vec!["model.layers.*".to_owned()]);
+        let trained = Trained::new(&student, &training, &*plan.optimizer, plan.seed)?;
+        let mut trainer = Trainer::new(job, plan, (Phase::Local, trained), None)?;
+        trainer.run()?;
+        student = trainer.finish()?.0;
+    }
+    let trained = Trained::new(&student, &plan.training, &*plan.optimizer, plan.seed)?;
+    let count = trained.count();
+    let mut trainer = Trainer::new(job, plan, (Phase::Global, trained), cache.as_ref())?;
+    trainer.run()?;
+    let (tokens, epochs) = trainer.progress();
+    let (model, result, trained) = trainer.finish()?;
+    let after = loss_of(&model, job)?;
+    let steps = plan.steps;
+    let summary = Summary { trained: count, tokens, steps, before, after, teacher, result, epochs };
+    Ok(Healed { model, trained, summary })
+}
+
+fn check(job: &Job<'_>, plan: &Plan) -> Result<()> {
+    let bad = |key, reason: String| Err(HealError::Setting { key, reason });
+    let spec = job.student.spec();
+    if plan.length > spec.max_tokens {
+        return bad("length", format!("{}, the model knows positions of {} tokens", plan.length, spec.max_tokens));
+    }
+    match &job.teacher {
+        None if plan.wants_teacher() => bad("teacher", "none, and an objective compares with it".to_owned()),
+        Some(teacher) if teacher.spec().vocab != spec.vocab => {
+            let (own, other) = (spec.vocab, teacher.spec().vocab);
+            bad("teacher", format!("a vocabulary of {other} tokens, the model has {own}"))
+        }
+        Some(teacher)
+            if job.origin.len() != spec.blocks.len()
+                || job.origin.iter().any(|block| *block >= teacher.spec().blocks.len()) =>
+        {
+            let (got, own, other) = (&job.origin, spec.blocks.len(), teacher.spec().blocks.len());
+            bad("origin", format!("{got:?}, wanted the number below {other} of the teacher's block for each of {own}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a folder that another training has begun in.
+fn own(job: &Job<'_>) -> Result<()> {
+    let path = job.folder.join("training.json");
+    match std::fs::read(&path) {
+        Ok(bytes) if serde_json::from_slice(&bytes).ok().as_ref() == Some(&job.identity) => Ok(()),
+        Ok(_) => {
+            Err(HealError::Other { path: job.folder.to_owned(), key: "a setting, the text or a model".to_owned() })
+        }
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+            taper_base::files::write_json(&path, &job.identity).map_err(file(&path))
+        }
+        Err(cause) => Err(HealError::File { path, cause }),
+    }
+}
+
+/// Mean loss of the next token on the validation text, in nats.
+pub(crate) fn loss_of(model: &Model, job: &Job<'_>) -> Result<f64> {
+    let batch = Batch::new(job.validation.ids(), job.validation.length())?;
+    let (mut sum, mut count) = (0.0, 0);
+    for piece in batch.pieces(TOKENS) {
+        let losses = model.token_losses(piece)?;
+        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        count += losses.len();
+    }
+    Ok(sum / count.max(1) as f64)
+}
+
+/// Writes what is missing of the teacher's likeliest tokens.
+fn fill(job: &Job<'_>, plan: &Plan) -> Result<Cache> {
+    let wanted = plan.teachers().into_iter().find_map(|teacher| match teacher {
+        Teacher::Original { temperature, top: Some(top) } => Some((temperature, top)),
+        _ => None,
+    });
+    let (Some((temperature, top)), Some(teacher)) = (wanted, &job.teacher) else {
+        return Err(HealError::Setting { key: "cache", reason: "no teacher whose tokens could be kept".to_owned() });
+    };
+    let vocab = teacher.spec().vocab;
+    if top == 0 || top > vocab {
+        return Err(HealError::Setting { key: "top", reason: format!("{top}, wanted 1 to {vocab}") });
+    }
+    let sequence = plan.length as u64;
+    let total = plan.steps * plan.sequences as u64;
+    let cache = Cache::open(job.folder, &job.identity, top, total * sequence)?;
+    let known = cache.known()? / sequence;
+    cache.cut(known * sequence)?;
+    let bytes = taper_base::Bytes(total * sequence * bytes_per_token(top));
+    job.progress.begin(&format!("teacher's {top} likeliest tokens, {bytes}"), total);
+    job.progress.advance(known, "");
+    let mut source = Source::new(job, plan, None)?;
+    source.skip(known)?;
+    let together = (TOKENS / plan.length).max(1) as u64;
+    let mut at = known;
+    while at < total {
+        let count = together.min(total - at);
+        let examples = source.examples(at, count)?;
+        let ids: Vec<u32> = examples.iter().flat_map(|example| example.input.iter().copied()).collect();
+        let first: Vec<u32> = examples.iter().flat_map(|example| example.first.iter().copied()).collect();
+        let batch = Batch::new(&ids, plan.length)?.seeing_from(&first);
+        let pass = teacher.pass(batch, taper_model::PassOptions::new(taper_model::Recompute::Insides))?;
+        let hidden = teacher.normed(pass.end())?;
+        let (hidden, head) = (hidden.host("teacher")?, teacher.output_head().host("teacher")?);
+        let mut failed = Ok(());
+        taper_kernels::cpu::logits_in_pieces(hidden, head, |start, logits| {
+            let found = tops(logits, vocab, temperature, top);
+            if failed.is_ok() {
+                failed = cache.append(at * sequence + start as u64, &found);
+            }
+            Ok(())
+        })?;
+        failed?;
+        at += count;
+        job.progress.advance(count, "");
+    }
+    job.progress.end();
+    Ok(cache)
+}

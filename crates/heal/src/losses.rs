@@ -1,0 +1,231 @@
+//! All objectives over a piece of a batch: losses forward, slopes backward.
+//!
+//! `L = Σ_objectives weight · mean`: over the tokens that are learnt for objectives of logits; over the pairs of blocks, or
+//! over queries, keys and values, for the others, which are then averaged over the pieces of the batch by their sequences.
+//! Logits exist for a piece of the tokens alone; whatever objectives want of them is added to one gradient, which goes
+//! through the head once.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor as Host};
+use rayon::prelude::*;
+use taper_kernels::{KernelError, Tensor, cpu};
+use taper_model::{Batch, Branches, Gradient, Model, Parameter, Pass, PassOptions, Place, Recompute, Sink, Slopes};
+
+use crate::error::Result;
+use crate::guide::{Guides, Rows};
+use crate::objectives::{Objective, OfLogits, Pair, View};
+
+/// An objective and how much of it counts.
+#[derive(Debug)]
+pub struct Aim {
+    /// The method's name.
+    pub name: String,
+    /// What it is multiplied with.
+    pub weight: f64,
+    /// The method.
+    pub objective: Box<dyn Objective>,
+}
+
+/// Some whole sequences of a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    pub(crate) batch: Batch<'a>,
+    /// For each token what it is to predict, if that is to be learnt.
+    pub(crate) targets: &'a [Option<u32>],
+    /// Tokens of the whole batch that are learnt.
+    pub(crate) learnt: usize,
+    /// Share of the batch's sequences.
+    pub(crate) share: f64,
+    /// Number of its first sequence in the run.
+    pub(crate) first: u64,
+    /// Tokens a sequence.
+    pub(crate) length: usize,
+}
+
+/// What losses are made of.
+pub(crate) struct Losses<'a> {
+    pub(crate) aims: &'a [Aim],
+    pub(crate) guides: Guides<'a>,
+    /// Which block of the teacher each block of the student was.
+    pub(crate) origin: &'a [usize],
+    pub(crate) recompute: Recompute,
+}
+
+impl Losses<'_> {
+    fn wants(&self, what: fn(&View<'_>) -> bool) -> bool {
+        self.aims.iter().any(|aim| what(&aim.objective.view()))
+    }
+
+    /// Losses of a piece, one an objective, each before its weight: their sum over all pieces is the batch's. Gradients of
+    /// the weighted sum go to `sink`; that of the head only if it is wanted.
+    pub(crate) fn piece(
+        &self,
+        model: &Model,
+        piece: Piece<'_>,
+        (sink, head): (&mut dyn Sink, bool),
+        branches: Option<&Branches<'_>>,
+    ) -> Result<Vec<f64>> {
+        let relations = self.wants(|view| matches!(view, View::Relations(_)));
+        let inner = relations || self.wants(|view| matches!(view, View::Streams(_)));
+        let options = PassOptions { recompute: self.recompute, branches, projections: relations };
+        let guide = self.guides.of(piece, inner, relations)?;
+        let pass = model.pass(piece.batch, options)?;
+        let mut losses = vec![0.0; self.aims.len()];
+        let mut slopes = Slopes::default();
+        if let (Some(teacher), true) = (&guide.pass, inner) {
+            self.streams(&pass, teacher, piece, (&mut losses, &mut slopes))?;
+            self.relations(&pass, teacher, piece, (&mut losses, &mut slopes))?;
+        }
+        if self.wants(|view| matches!(view, View::Logits(_))) {
+            let hidden = model.normed(pass.end())?;
+            let mut take = |input: &Host, slopes: &Host| {
+                let (input, slopes) = (input.clone().into(), slopes.clone().into());
+                let gradient = Gradient::Matrix { units: &slopes, other: &input, weight: model.output_head() };
+                sink.take(Place::global(Parameter::Head), gradient)
+            };
+            let take: Option<&mut cpu::HeadGradients<'_>> = if head { Some(&mut take) } else { None };
+            let dy = self.logits((model, &hidden), piece, &guide.rows, (take, &mut losses))?;
+            slopes.end = Some(model.normed_backward(pass.end(), &dy, sink)?);
+        }
+        drop(guide);
+        if let Some(g) = pass.backward(model, slopes, sink)? {
+            model.embed_backward(piece.batch, &g, sink)?;
+        }
+        Ok(losses)
+    }
+
+    /// Losses of objectives of logits, without a gradient.
+    pub(crate) fn logits(
+        &self,
+        (model, hidden): (&Model, &Tensor),
+        piece: Piece<'_>,
+        rows: &Rows<'_>,
+        (take, losses): (Option<&mut cpu::HeadGradients<'_>>, &mut [f64]),
+    ) -> Result<Tensor> {
+        const OP: &str = "objectives";
+        let of_logits: Vec<(usize, f64, &dyn OfLogits)> = self
+            .aims
+            .iter()
+            .enumerate()
+            .filter_map(|(index, aim)| match aim.objective.view() {
+                View::Logits(objective) => Some((index, aim.weight, objective)),
+                _ => None,
+            })
+            .collect();
+        let vocab = model.spec().vocab;
+        let each = 1.0 / piece.learnt.max(1) as f64;
+        let (hidden, head) = (hidden.host(OP)?, model.output_head().host(OP)?);
+        let dy = cpu::through_head(hidden, head, take, |start, logits| {
+            let guides = rows.of(start, logits.len() / vocab).map_err(into_kernel)?;
+            let places = logits.par_chunks_mut(vocab).enumerate();
+            let found: Vec<Vec<f32>> = places
+                .map_init(
+                    || vec![0.0_f32; vocab],
+                    |slopes, (row, logits)| {
+                        let Some(target) = piece.targets[start + row] else {
+                            logits.fill(0.0);
+                            return vec![0.0; of_logits.len()];
+                        };
+                        slopes.fill(0.0);
+                        let one = |(_, weight, objective): &(usize, f64, &dyn OfLogits)| {
+                            let guide = guides.row(objective.teacher(), row);
+                            objective.loss(logits, target, guide, (weight * each) as f32, slopes)
+                        };
+                        let losses = of_logits.iter().map(one).collect();
+                        logits.copy_from_slice(slopes);
+                        losses
+                    },
+                )
+                .collect();
+            for row in found {
+                for ((index, _, _), loss) in of_logits.iter().zip(row) {
+                    losses[*index] += f64::from(loss) * each;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(dy.into())
+    }
+
+    fn streams(
+        &self,
+        pass: &Pass<'_>,
+        teacher: &Pass<'_>,
+        piece: Piece<'_>,
+        (losses, slopes): (&mut [f64], &mut Slopes),
+    ) -> Result<()> {
+        let mut sums: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
+        for (aim, loss) in self.aims.iter().zip(losses) {
+            let View::Streams(objective) = aim.objective.view() else { continue };
+            let pairs = objective.pairs(self.origin, self.guides.blocks());
+            let share = piece.share / pairs.len().max(1) as f64;
+            for [own, other] in &pairs {
+                let (found, gradient) =
+                    pair(pass.stream(*own), teacher.stream(*other), piece, |pair| objective.loss(pair))?;
+                *loss += found * share;
+                let scale = (aim.weight * share) as f32;
+                let sum = sums.entry(*own).or_insert_with(|| vec![0.0; gradient.len()]);
+                sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += scale * g);
+            }
+        }
+        for (block, sum) in sums {
+            slopes.streams.insert(block, tensor(sum, pass.stream(block).dims())?);
+        }
+        Ok(())
+    }
+
+    fn relations(
+        &self,
+        pass: &Pass<'_>,
+        teacher: &Pass<'_>,
+        piece: Piece<'_>,
+        (losses, slopes): (&mut [f64], &mut Slopes),
+    ) -> Result<()> {
+        let (Some(own), Some(other)) = (pass.projections(), teacher.projections()) else { return Ok(()) };
+        let mut sums: Option<[Vec<f32>; 3]> = None;
+        for (aim, loss) in self.aims.iter().zip(losses) {
+            let View::Relations(objective) = aim.objective.view() else { continue };
+            let share = piece.share / 3.0;
+            for (kind, (own, other)) in own.into_iter().zip(other).enumerate() {
+                let (found, gradient) = pair(own, other, piece, |pair| objective.loss(pair))?;
+                *loss += found * share;
+                let scale = (aim.weight * share) as f32;
+                let sums = sums.get_or_insert_with(Default::default);
+                sums[kind].resize(gradient.len(), 0.0);
+                sums[kind].iter_mut().zip(gradient).for_each(|(sum, g)| *sum += scale * g);
+            }
+        }
+        if let Some([q, k, v]) = sums {
+            slopes.projections =
+                Some([tensor(q, own[0].dims())?, tensor(k, own[1].dims())?, tensor(v, own[2].dims())?]);
+        }
+        Ok(())
+    }
+}
+
+/// `loss` of the values of two tensors of rows.
+fn pair(
+    own: &Tensor,
+    other: &Tensor,
+    piece: Piece<'_>,
+    loss: impl FnOnce(Pair<'_>) -> (f64, Vec<f32>),
+) -> Result<(f64, Vec<f32>)> {
+    const OP: &str = "objectives";
+    let widths = [own.dims()[1], other.dims()[1]];
+    let (student, teacher) = (cpu::Values::of(OP, own.host(OP)?)?, cpu::Values::of(OP, other.host(OP)?)?);
+    Ok(loss(Pair { student: &student, teacher: &teacher, shape: [piece.batch.sequences(), piece.length], widths }))
+}
+
+fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
+    let tensor = Host::from_vec(values, shape, &Device::Cpu);
+    Ok(tensor.map_err(|cause| KernelError::Tensor { op: "objectives", cause })?.into())
+}
+
+/// An error on its way through the head's loop.
+fn into_kernel(cause: crate::HealError) -> KernelError {
+    match cause {
+        crate::HealError::Kernel(cause) => cause,
+        other => KernelError::Tensor { op: "objectives", cause: candle_core::Error::wrap(other) },
+    }
+}

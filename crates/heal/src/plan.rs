@@ -1,0 +1,156 @@
+//! What a training is to do, and with what.
+
+use std::path::Path;
+
+use taper_base::Fingerprint;
+use taper_base::progress::Progress;
+use taper_data::{FeedText, TextTokenizer, Tokens};
+use taper_model::Model;
+
+use crate::error::{HealError, Result};
+use crate::losses::Aim;
+use crate::noise::Noise;
+use crate::objectives::{Teacher, View};
+use crate::trained::Training;
+use crate::{Corruptor, Optimizer, Schedule};
+
+/// How to train.
+pub struct Plan {
+    /// Steps on the objectives.
+    pub steps: u64,
+    /// Steps before them in which blocks learn the original's blocks, each for itself; 0: none.
+    pub local_steps: u64,
+    /// Sequences a step.
+    pub sequences: usize,
+    /// Tokens a sequence.
+    pub length: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// What is to be made small.
+    pub aims: Vec<Aim>,
+    /// What is trained.
+    pub training: Training,
+    /// How gradients change parameters.
+    pub optimizer: Box<dyn Optimizer>,
+    /// Learning rate at its peak.
+    pub rate: f64,
+    /// That of the local steps.
+    pub local_rate: f64,
+    /// Its course.
+    pub schedule: Box<dyn Schedule>,
+    /// What becomes of a sequence.
+    pub corruptor: Box<dyn Corruptor>,
+    /// Whether documents of one sequence do not see one another.
+    pub apart: bool,
+    /// Largest norm of the gradient; a longer one is shortened.
+    pub clip: Option<f64>,
+    /// Noise added to the gradient.
+    pub noise: Option<Noise>,
+    /// Probability with which a sub-block's branch is dropped at the last step; it rises from 0.
+    pub drop_path: f64,
+    /// Steps from one look at the validation text to the next.
+    pub validate_every: u64,
+    /// Steps from one checkpoint to the next.
+    pub checkpoint_every: u64,
+    /// Minutes after which a checkpoint is written in any case.
+    pub checkpoint_minutes: Option<f64>,
+    /// Newest checkpoints kept.
+    pub keep: usize,
+    /// Whether the result is the checkpoint with the smallest validation loss, not the last.
+    pub best: bool,
+    /// Whether the teacher's likeliest tokens are written to disk before.
+    pub cache: bool,
+}
+
+/// What a training works on.
+pub struct Job<'a> {
+    /// The pruned model.
+    pub student: Model,
+    /// The model it was cut from.
+    pub teacher: Option<Model>,
+    /// Which block of the teacher each block of the student was.
+    pub origin: Vec<usize>,
+    /// Its tokenizer.
+    pub tokenizer: &'a TextTokenizer,
+    /// Texts to train on.
+    pub texts: Vec<FeedText<'a>>,
+    /// Text to measure on.
+    pub validation: Tokens,
+    /// Folder of progress: checkpoints, metrics, the teacher's cache. Made if it is not there.
+    pub folder: &'a Path,
+    /// Of all that the result depends on.
+    pub identity: Fingerprint,
+    /// Bytes of memory that are free.
+    pub memory: u64,
+    /// Where progress is told.
+    pub progress: &'a dyn Progress,
+}
+
+impl Plan {
+    /// What objectives compare with, each once.
+    pub(crate) fn teachers(&self) -> Vec<Teacher> {
+        let mut all: Vec<Teacher> = Vec::new();
+        for aim in &self.aims {
+            if let View::Logits(objective) = aim.objective.view()
+                && !all.contains(&objective.teacher())
+            {
+                all.push(objective.teacher());
+            }
+        }
+        all
+    }
+
+    /// Whether an objective looks into the teacher.
+    pub(crate) fn looks_inside(&self) -> bool {
+        self.aims.iter().any(|aim| !matches!(aim.objective.view(), View::Logits(_)))
+    }
+
+    /// Whether the original model has to be there.
+    pub fn wants_teacher(&self) -> bool {
+        let original = |teacher: &Teacher| matches!(teacher, Teacher::Original { .. });
+        self.local_steps > 0 || self.looks_inside() || self.teachers().iter().any(original)
+    }
+
+    /// Checks what no single setting says.
+    ///
+    /// # Errors
+    /// [`HealError::Setting`] naming the key.
+    pub fn check(&self) -> Result<()> {
+        let bad = |key, reason: String| Err(HealError::Setting { key, reason });
+        if self.aims.is_empty() {
+            return bad("objectives", "none, wanted one at least".to_owned());
+        }
+        if self.length < 2 || self.sequences == 0 {
+            return bad(
+                "length",
+                format!("{} sequences of {} tokens, wanted 1 of 2 at least", self.sequences, self.length),
+            );
+        }
+        for (key, rate) in [("rate", self.rate), ("local.rate", self.local_rate)] {
+            if !(rate.is_finite() && rate > 0.0) {
+                return bad(key, format!("{rate}, wanted more than 0"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.drop_path) {
+            return bad("drop_path", format!("{}, wanted 0 or more and less than 1", self.drop_path));
+        }
+        if self.clip.is_some_and(|clip| !(clip.is_finite() && clip > 0.0)) {
+            return bad("clip", "not above 0".to_owned());
+        }
+        if self.validate_every == 0 || self.checkpoint_every == 0 {
+            return bad("checkpoint", "every 0 steps, wanted 1 at least".to_owned());
+        }
+        let tops = |teacher: &Teacher| matches!(teacher, Teacher::Original { top: Some(_), .. });
+        let originals = self.teachers().into_iter().filter(|teacher| matches!(teacher, Teacher::Original { .. }));
+        let originals: Vec<Teacher> = originals.collect();
+        if self.cache && !(originals.len() == 1 && originals.iter().all(tops)) {
+            let reason = "wanted exactly one objective with `top: K`, whose K likeliest tokens can be kept".to_owned();
+            return bad("cache", reason);
+        }
+        let voters = self.teachers().into_iter().filter(|teacher| matches!(teacher, Teacher::Voters { .. })).count();
+        if voters > 1 {
+            return bad("objectives", "self-distill twice with other settings, wanted once".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! What is trained: parameters of the model itself, or adapters beside them; their gradients and their optimizer's state.
+//!
+//! The engine runs on a [`Model`] whose trained tensors are f32 and are changed in place: the next pass sees them. Frozen
+//! ones are shared with the model it was made of, in the type they are stored in.
+
+mod adapters;
+mod peft;
+mod whole;
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor as Host};
+use serde::{Deserialize, Serialize};
+use taper_kernels::{KernelError, Tensor, cpu};
+use taper_model::{Gradient, Model, Place, Sink};
+
+use crate::error::{HealError, Result};
+use crate::optimizers::{Kind, Optimizer, Slot};
+use adapters::Adapters;
+
+pub use peft::write_adapters;
+
+/// What is trained of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Training {
+    /// The parameters that one of these patterns names, in full.
+    Parameters(Vec<String>),
+    /// Low-rank adapters.
+    Adapters(AdapterSettings),
+}
+
+/// Adapters of matrices: `W + (alpha / rank) · B A`, with DoRA `m · (W + …) / ‖W + …‖` per output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdapterSettings {
+    /// Rank of the product.
+    pub rank: usize,
+    /// Its weight is `alpha / rank`.
+    pub alpha: f64,
+    /// Patterns of the matrices that have one.
+    pub targets: Vec<String>,
+    /// Whether each output's magnitude is trained, too.
+    pub dora: bool,
+}
+
+/// One array of numbers that is trained.
+pub(crate) struct Weight {
+    /// Its name in checkpoints of the training.
+    pub(crate) name: String,
+    pub(crate) values: Host,
+    gradient: Host,
+    state: Vec<Vec<f32>>,
+    shape: Vec<usize>,
+    hidden: bool,
+    transposed: bool,
+}
+
+impl Weight {
+    fn new(name: String, values: Host, (hidden, transposed): (bool, bool), optimizer: &dyn Optimizer) -> Result<Self> {
+        let shape = values.dims().to_vec();
+        let gradient = zeros(&shape)?;
+        let buffers = optimizer.buffers(Kind { shape: &shape, hidden, transposed });
+        let state = vec![vec![0.0; values.elem_count()]; buffers];
+        Ok(Self { name, values, gradient, state, shape, hidden, transposed })
+    }
+
+    fn update(&mut self, optimizer: &dyn Optimizer, step: u64, rate: f64) -> Result<()> {
+        let gradient = cpu::Values::of("update", &self.gradient)?;
+        let kind = Kind { shape: &self.shape, hidden: self.hidden, transposed: self.transposed };
+        let state = &mut self.state;
+        cpu::change("update", &self.values, |weight| {
+            optimizer.update(Slot { kind, weight, gradient: &gradient, state }, step, rate);
+        })?;
+        Ok(())
+    }
+}
+
+pub(crate) fn zeros(shape: &[usize]) -> Result<Host> {
+    Host::zeros(shape, DType::F32, &Device::Cpu).map_err(candle("zeros"))
+}
+
+/// A copy in f32 that nobody shares.
+fn own(tensor: &Tensor) -> Result<Host> {
+    let values = tensor.to_vec()?;
+    Host::from_vec(values, tensor.dims(), &Device::Cpu).map_err(candle("copy"))
+}
+
+fn candle(op: &'static str) -> impl FnOnce(candle_core::Error) -> HealError {
+    move |cause| HealError::Kernel(KernelError::Tensor { op, cause })
+}
+
+/// A model in training.
+pub(crate) struct Trained {
+    model: Model,
+    weights: Vec<Weight>,
+    adapters: Option<Adapters>,
+    places: BTreeMap<Place, usize>, // of whole parameters: their place among `weights`
+}
+
+impl Trained {
+    /// `student`, with what `training` says ready to be trained by `optimizer`; adapters begin at numbers drawn from `seed`.
+    pub(crate) fn new(student: &Model, training: &Training, optimizer: &dyn Optimizer, seed: u64) -> Result<Self> {
+        match training {
+            Training::Parameters(patterns) => whole::begin(student, patterns, optimizer),
+            Training::Adapters(settings) => adapters::begin(student, settings, optimizer, seed),
+        }
+    }
+
+    /// The model as it is now.
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub(crate) fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+
+    /// How many numbers are trained.
+    pub(crate) fn count(&self) -> u64 {
+        self.weights.iter().map(|weight| weight.values.elem_count() as u64).sum()
+    }
+
+    /// Whether the head's gradient is wanted.
+    pub(crate) fn wants_head(&self) -> bool {
+        let tied = self.model.spec().tied_head;
+        let head = if tied { taper_model::Parameter::Embedding } else { taper_model::Parameter::Head };
+        self.places.contains_key(&Place::global(head))
+    }
+
+    /// Sets all gradients to 0.
+    pub(crate) fn clear(&mut self) -> Result<()> {
+        let clear = |weight: &Weight| cpu::change("clear", &weight.gradient, |values| values.fill(0.0));
+        Ok(self.weights.iter().try_for_each(clear)?)
+    }
+
+    /// What gradients of a pass go to.
+    pub(crate) fn sink(&self) -> Gradients<'_> {
+        Gradients { trained: self, tied: self.model.spec().tied_head }
+    }
+
+    /// Completes the gradients after the last pass of a step.
+    pub(crate) fn gather(&self) -> Result<()> {
+        self.adapters.as_ref().map_or(Ok(()), |adapters| adapters.gather(&self.weights))
+    }
+
+    /// `‖g‖₂` of all gradients together.
+    pub(crate) fn norm(&self) -> Result<f64> {
+        let squares: std::result::Result<Vec<f64>, _> =
+            self.weights.iter().map(|weight| cpu::square_sum(&weight.gradient)).collect();
+        Ok(squares?.into_iter().sum::<f64>().sqrt())
+    }
+
+    /// `f` for each gradient and its number.
+    pub(crate) fn each_gradient(&self, f: &mut dyn FnMut(usize, &mut [f32])) -> Result<()> {
+        let weights = self.weights.iter().enumerate();
+        Ok(weights
+            .map(|(index, weight)| cpu::change("gradients", &weight.gradient, |g| f(index, g)))
+            .collect::<std::result::Result<(), _>>()?)
+    }
+
+    /// One step of the optimizer, `step` from 1 on.
+    pub(crate) fn update(&mut self, optimizer: &dyn Optimizer, step: u64, rate: f64) -> Result<()> {
+        self.weights.iter_mut().try_for_each(|weight| weight.update(optimizer, step, rate))?;
+        self.refresh()
+    }
+
+    /// Lets the model see weights that were changed.
+    fn refresh(&mut self) -> Result<()> {
+        self.adapters.as_mut().map_or(Ok(()), |adapters| adapters.refresh(&self.weights))
+    }
+
+    /// Copies of all weights' values.
+    pub(crate) fn snapshot(&self) -> Result<Vec<Vec<f32>>> {
+        let copy = |weight: &Weight| cpu::Values::of("snapshot", &weight.values).map(|values| values.to_vec());
+        Ok(self.weights.iter().map(copy).collect::<std::result::Result<_, _>>()?)
+    }
+
+    /// Puts values and, if given, the optimizer's state in place, one for each weight.
+    pub(crate) fn restore(&mut self, values: &[Vec<f32>], state: Option<Vec<Vec<Vec<f32>>>>) -> Result<()> {
+        for (weight, values) in self.weights.iter().zip(values) {
+            cpu::change("restore", &weight.values, |to| to.copy_from_slice(values))?;
+        }
+        if let Some(state) = state {
+            self.weights.iter_mut().zip(state).for_each(|(weight, state)| weight.state = state);
+        }
+        self.refresh()
+    }
+
+    /// The optimizer's buffers of each weight.
+    pub(crate) fn state(&self) -> impl Iterator<Item = &[Vec<f32>]> {
+        self.weights.iter().map(|weight| &weight.state[..])
+    }
+
+    /// A model of its own with `values` as the weights.
+    pub(crate) fn with_values(&self, values: &[Vec<f32>]) -> Result<Model> {
+        let taken = |place: Place, tensor: Tensor| -> Result<Tensor> {
+            let Some(index) = self.places.get(&place) else { return Ok(tensor) };
+            let weight = &self.weights[*index];
+            let copy = Host::from_vec(values[*index].clone(), &weight.shape[..], &Device::Cpu);
+            Ok(copy.map_err(candle("copy"))?.into())
+        };
+        match &self.adapters {
+            None => replaced(&self.model, &taken),
+            Some(adapters) => adapters.merged(&self.model, &self.weights, values),
+        }
+    }
+
+    pub(crate) fn adapters(&self) -> Option<&Adapters> {
+        self.adapters.as_ref()
+    }
+}
+
+/// `model` with other tensors; `with` is given each and its place.
+fn replaced(model: &Model, with: &dyn Fn(Place, Tensor) -> Result<Tensor>) -> Result<Model> {
+    let mut tensors = BTreeMap::new();
+    for (place, tensor) in model.tensors() {
+        tensors.insert(place, with(place, tensor)?);
+    }
+    let take = |place: Place| {
+        let missing =
+            || taper_model::ModelError::Selection { place: place.to_string(), reason: "is missing".to_owned() };
+        tensors.get(&place).cloned().ok_or_else(missing)
+    };
+    Ok(Model::assemble(model.spec().clone(), &take)?)
+}
+
+/// Sums the gradients of what is trained and lets the others pass.
+pub(crate) struct Gradients<'a> {
+    trained: &'a Trained,
+    tied: bool,
+}
+
+impl Sink for Gradients<'_> {
+    fn take(&mut self, mut place: Place, gradient: Gradient<'_>) -> taper_kernels::Result<()> {
+        if self.tied && place.parameter == taper_model::Parameter::Head {
+            place.parameter = taper_model::Parameter::Embedding;
+        }
+        if let Some(index) = self.trained.places.get(&place) {
+            return gradient.add_to(&self.trained.weights[*index].gradient.clone().into());
+        }
+        match &self.trained.adapters {
+            Some(adapters) => adapters.take(&self.trained.weights, place, &gradient),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The loop of a training: steps, looks at the validation text, checkpoints.
+
+use std::time::{Duration, Instant};
+
+use taper_base::rng::{RngExt, stream};
+use taper_data::Feed;
+use taper_model::{Batch, Model, PassMemory, Recompute};
+
+use crate::cache::Cache;
+use crate::checkpoint::{Checkpoints, State, Values};
+use crate::corruptors::{Example, Sequence};
+use crate::error::{HealError, Result};
+use crate::guide::Guides;
+use crate::heal::{TOKENS, loss_of};
+use crate::losses::{Losses, Piece};
+use crate::metrics::{Metric, Metrics};
+use crate::objectives::Teacher;
+use crate::plan::{Job, Plan};
+use crate::trained::Trained;
+
+/// Steps in a row with a loss of more than twice the first one's, after which a training has failed.
+const HIGH: u64 = 5;
+
+/// What is trained for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Blocks, each for itself.
+    Local,
+    /// The whole model.
+    Global,
+}
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Global => "global",
+        }
+    }
+}
+
+/// Where examples come from.
+pub(crate) struct Source<'a> {
+    feed: Feed<'a>,
+    plan: &'a Plan,
+    vocab: usize,
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn new(job: &'a Job<'_>, plan: &'a Plan, state: Option<&State>) -> Result<Self> {
+        let cursors = state.map(|state| state.cursors.clone());
+        let feed = Feed::new(job.tokenizer, job.texts.clone(), (plan.length, plan.seed), cursors)?;
+        Ok(Self { feed, plan, vocab: job.student.spec().vocab })
+    }
+
+    /// Passes over the first `count` sequences.
+    pub(crate) fn skip(&mut self, count: u64) -> Result<()> {
+        (0..count).try_for_each(|index| self.feed.sequence(index).map(|_| ()))?;
+        Ok(())
+    }
+
+    /// Examples of the sequences `from..from + count`.
+    pub(crate) fn examples(&mut self, from: u64, count: u64) -> Result<Vec<Example>> {
+        let (seed, vocab, length) = (self.plan.seed, self.vocab, self.plan.length);
+        let one = |index| -> Result<Example> {
+            let packed = self.feed.sequence(index)?;
+            let sequence = Sequence { ids: &packed.ids, starts: &packed.starts, vocab, seed, index };
+            let mut example = self.plan.corruptor.example(sequence, self.plan.apart);
+            example.input.resize(length, packed.ids[0]); // what a corruptor leaves is filled, and not learnt
+            example.targets.resize(length, None);
+            let last = example.first.last().copied().unwrap_or(0);
+            example.first.resize(length, last);
+            Ok(example)
+        };
+        (from..from + count).map(one).collect()
+    }
+}
+
+/// A batch as the engine wants it.
+struct Tokens {
+    ids: Vec<u32>,
+    targets: Vec<Option<u32>>,
+    first: Option<Vec<u32>>,
+}
+
+impl Tokens {
+    fn of(examples: &[Example]) -> Self {
+        let first: Vec<u32> = examples.iter().flat_map(|example| example.first.iter().copied()).collect();
+        Self {
+            ids: examples.iter().flat_map(|example| example.input.iter().copied()).collect(),
+            targets: examples.iter().flat_map(|example| example.targets.iter().copied()).collect(),
+            first: Some(first).filter(|first| first.iter().any(|place| *place > 0)),
+        }
+    }
+}
+
+/// A training in one of its phases.
+pub(crate) struct Trainer<'a> {
+    job: &'a Job<'a>,
+    plan: &'a Plan,
+    phase: Phase,
+    trained: Trained,
+    cache: Option<&'a Cache>,
+    source: Source<'a>,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+    state: State,
+    voters: Vec<Values>,
+    voting: Vec<Model>,
+    recompute: Recompute,
+    started: Instant,
+}
+
+impl<'a> Trainer<'a> {
+    /// Ready to go on from the last checkpoint, if there is one.
+    pub(crate) fn new(
+        job: &'a Job<'a>,
+        plan: &'a Plan,
+        (phase, mut trained): (Phase, Trained),
+        cache: Option<&'a Cache>,
+    ) -> Result<Self> {
+        let checkpoints = Checkpoints::new(job.folder.join("checkpoints").join(phase.name()), plan.keep)?;
+        let last = checkpoints.steps()?.pop();
+        let loaded = last.map(|step| checkpoints.load(step, &mut trained)).transpose()?;
+        let (state, voters) = loaded.map_or_else(Default::default, |loaded| (Some(loaded.state), loaded.voters));
+        let source = Source::new(job, plan, state.as_ref())?;
+        let state = state.unwrap_or_else(|| State {
+            step: 0,
+            tokens: 0,
+            first: 0.0,
+            high: 0,
+            best: None,
+            cursors: source.feed.cursors().to_vec(),
+            voters: Vec::new(),
+        });
+        let metrics = Metrics::open(job.folder, phase.name(), state.step)?;
+        let voting = voters.iter().map(|values| trained.with_values(values)).collect::<Result<_>>()?;
+        let recompute = recompute(trained.model(), plan, job.memory);
+        let started = Instant::now();
+        Ok(Self {
+            job,
+            plan,
+            phase,
+            trained,
+            cache,
+            source,
+            checkpoints,
+            metrics,
+            state,
+            voters,
+            voting,
+            recompute,
+            started,
+        })
+    }
+
+    fn steps(&self) -> u64 {
+        if self.phase == Phase::Local { self.plan.local_steps } else { self.plan.steps }
+    }
+
+    /// All steps that are left.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        let steps = self.steps();
+        let what = if self.phase == Phase::Local { "blocks, each for itself" } else { "training" };
+        self.job.progress.begin(what, steps);
+        self.job.progress.advance(self.state.step, "");
+        let (mut saved, minutes) = (Instant::now(), self.plan.checkpoint_minutes);
+        while self.state.step < steps {
+            let (loss, rate) = self.step()?;
+            let step = self.state.step;
+            let mut note = format!("loss {loss:.4}, rate {rate:.1e}");
+            let last = step == steps;
+            let mut save = last || step.is_multiple_of(self.plan.checkpoint_every);
+            if last || step.is_multiple_of(self.plan.validate_every) {
+                let found = loss_of(self.trained.model(), self.job)?;
+                self.metrics.put(Metric {
+                    step,
+                    tokens: self.state.tokens,
+                    validation: Some(found),
+                    ..Metric::default()
+                })?;
+                if self.state.best.is_none_or(|(_, best)| found < best) {
+                    self.state.best = Some((step, found));
+                    save = true;
+                }
+                note = format!("{note}, validation {found:.4}");
+            }
+            let long = minutes.is_some_and(|minutes| saved.elapsed() > Duration::from_secs_f64(60.0 * minutes));
+            if save || long {
+                self.state.cursors = self.source.feed.cursors().to_vec();
+                self.checkpoints.save(&self.trained, &self.state, &self.voters)?;
+                saved = Instant::now();
+            }
+            self.job.progress.advance(1, &note);
+        }
+        self.job.progress.end();
+        Ok(())
+    }
+
+    /// One step: its loss and the learning rate.
+    fn step(&mut self) -> Result<(f64, f64)> {
+        let (step, plan) = (self.state.step, self.plan);
+        let rate = plan.schedule.factor(step, self.steps());
+        let rate = rate * if self.phase == Phase::Local { plan.local_rate } else { plan.rate };
+        self.trained.clear()?;
+        let from = step * plan.sequences as u64;
+        let examples = self.source.examples(from, plan.sequences as u64)?;
+        let losses = self.gradients(&Tokens::of(&examples), from)?;
+        self.trained.gather()?;
+        let norm = self.trained.norm()?;
+        let weighted = |(aim, loss): (&crate::Aim, &f64)| aim.weight * loss;
+        let loss = match self.phase {
+            Phase::Local => losses.iter().sum(),
+            Phase::Global => plan.aims.iter().zip(&losses).map(weighted).sum(),
+        };
+        self.check(loss, norm)?;
+        self.transform(norm, step)?;
+        self.trained.update(&*plan.optimizer, step + 1, rate)?;
+        self.state.step += 1;
+        self.state.tokens += (plan.sequences * plan.length) as u64;
+        self.vote()?;
+        let names = plan.aims.iter().map(|aim| aim.name.clone());
+        let objectives = if self.phase == Phase::Local { Vec::new() } else { names.zip(losses).collect() };
+        self.metrics.put(Metric {
+            step: self.state.step,
+            tokens: self.state.tokens,
+            loss: Some(loss),
+            objectives,
+            norm: Some(norm),
+            rate: Some(rate),
+            seconds: Some(self.started.elapsed().as_secs_f64()),
+            ..Metric::default()
+        })?;
+        Ok((loss, rate))
+    }
+
+    /// Gradients of a batch, in pieces of whole sequences; losses, one an objective.
+    fn gradients(&self, tokens: &Tokens, from: u64) -> Result<Vec<f64>> {
+        let (plan, length) = (self.plan, self.plan.length);
+        let wanted = plan.teachers();
+        let logits = wanted.iter().any(|teacher| matches!(teacher, Teacher::Original { .. }));
+        let guides = Guides {
+            teacher: self.job.teacher.as_ref().filter(|_| plan.wants_teacher()),
+            cache: self.cache,
+            voters: &self.voting,
+            wanted: &wanted,
+            logits,
+        };
+        let losses = Losses { aims: &plan.aims, guides, origin: &self.job.origin, recompute: self.recompute };
+        let learnt = tokens.targets.iter().flatten().count();
+        let together = (TOKENS / length).max(1);
+        let (mut sums, head) = (Vec::new(), self.trained.wants_head());
+        for (index, ids) in tokens.ids.chunks(together * length).enumerate() {
+            let at = index * together * length..index * together * length + ids.len();
+            let mut batch = Batch::new(ids, length)?;
+            if let Some(first) = &tokens.first {
+                batch = batch.seeing_from(&first[at.clone()]);
+            }
+            let piece = Piece {
+                batch,
+                targets: &tokens.targets[at],
+                learnt,
+                share: batch.sequences() as f64 / plan.sequences as f64,
+                first: from + (index * together) as u64,
+                length,
+            };
+            let mut sink = self.trained.sink();
+            let found = match self.phase {
+                Phase::Local => {
+                    crate::local::piece((self.trained.model(), self.job), piece, self.recompute, &mut sink)?
+                }
+                Phase::Global => {
+                    let branches = |block: usize, half: taper_arch::SubBlock| self.branches(piece, block, half);
+                    let branches: Option<&taper_model::Branches<'_>> =
+                        if plan.drop_path > 0.0 { Some(&branches) } else { None };
+                    losses.piece(self.trained.model(), piece, (&mut sink, head), branches)?
+                }
+            };
+            sums.resize(found.len(), 0.0);
+            sums.iter_mut().zip(found).for_each(|(sum, loss)| *sum += loss);
+        }
+        Ok(sums)
+    }
+
+    /// ScheduledDropPath (arXiv:1707.07012): a branch of a sequence is dropped with probability `p · t / T` in step `t` of
+    /// `T`, else divided by what is left, so that its mean stays.
+    fn branches(&self, piece: Piece<'_>, block: usize, half: taper_arch::SubBlock) -> Vec<f32> {
+        let (step, steps) = (self.state.step, self.steps());
+        let drop = self.plan.drop_path * step as f64 / steps.max(1) as f64;
+        let place = 2 * block as u64 + u64::from(half == taper_arch::SubBlock::Mlp);
+        let one = |sequence: u64| {
+            let kept = stream(self.plan.seed, "drop-path", sequence, place).random::<f64>() >= drop;
+            if kept { (1.0 / (1.0 - drop)) as f32 } else { 0.0 }
+        };
+        (piece.first..piece.first + piece.batch.sequences() as u64).map(one).collect()
+    }
+
+    /// Clips the gradient, of norm `norm`, and adds noise.
+    fn transform(&self, norm: f64, step: u64) -> Result<()> {
+        let scale = self.plan.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0)) as f32; // torch's clip_grad_norm_
+        let (noise, seed) = (&self.plan.noise, self.plan.seed);
+        if scale == 1.0 && noise.is_none() {
+            return Ok(());
+        }
+        self.trained.each_gradient(&mut |index, gradient| {
+            if scale != 1.0 {
+                gradient.iter_mut().for_each(|g| *g *= scale);
+            }
+            if let Some(noise) = noise {
+                noise.add(gradient, step, (seed, index as u64));
+            }
+        })
+    }
+
+    /// Stops a training that has failed.
+    fn check(&mut self, loss: f64, norm: f64) -> Result<()> {
+        let step = self.state.step;
+        if step == 0 {
+            self.state.first = loss;
+        }
+        self.state.high = if loss > 2.0 * self.state.first.max(1e-3) { self.state.high + 1 } else { 0 };
+        let what = if !loss.is_finite() || !norm.is_finite() {
+            format!("the loss is {loss}")
+        } else if self.state.high == HIGH {
+            format!(
+                "the loss is {loss:.4}, and was above twice the first one, {:.4}, for {HIGH} steps",
+                self.state.first
+            )
+        } else {
+            return Ok(());
+        };
+        let last = self.checkpoints.steps()?.pop().map(|step| self.checkpoints.folder(step));
+        let checkpoint =
+            last.map_or_else(String::new, |path| format!("; the last good checkpoint is {}", path.display()));
+        Err(HealError::Diverged { step, what, norm, checkpoint })
+    }
+
+    /// Lets the model of now vote from here on, if it is time.
+    fn vote(&mut self) -> Result<()> {
+        let voters = self.plan.teachers().into_iter().find_map(|teacher| match teacher {
+            Teacher::Voters { count, every, .. } => Some((count, every)),
+            _ => None,
+        });
+        let Some((count, every)) = voters.filter(|_| self.phase == Phase::Global) else { return Ok(()) };
+        if !self.state.step.is_multiple_of(every.max(1)) {
+            return Ok(());
+        }
+        let values = self.trained.snapshot()?;
+        self.voting.push(self.trained.with_values(&values)?);
+        self.voters.push(values);
+        self.state.voters.push(self.state.step);
+        while self.voters.len() > count.max(1) {
+            self.voters.remove(0);
+            self.voting.remove(0);
+            self.state.voters.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Tokens seen, and times that each text was read through.
+    pub(crate) fn progress(&self) -> (u64, Vec<u64>) {
+        (self.state.tokens, self.source.feed.epochs())
+    }
+
+    /// The result, the step it is of, and what was trained.
+    pub(crate) fn finish(mut self) -> Result<(Model, u64, Trained)> {
+        let step = match self.state.best {
+            Some((best, _)) if self.plan.best => best,
+            _ => self.state.step,
+        };
+        if step != self.state.step {
+            let values = self.checkpoints.values(step, &self.trained)?;
+            self.trained.restore(&values, None)?;
+        }
+        Ok((self.trained.model().clone(), step, self.trained))
+    }
+}
+
+/// Whether all activations fit half of the memory that is free; the result is the same.
+fn recompute(model: &Model, plan: &Plan, memory: u64) -> Recompute {
+    let tokens = TOKENS.max(plan.length).min(plan.sequences * plan.length);
+    let need = PassMemory::of(model.spec(), tokens).backward(Recompute::Nothing);
+    if need <= memory / 2 { Recompute::Nothing } else { Recompute::Insides }
+}
