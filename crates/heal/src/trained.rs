@@ -151,10 +151,10 @@ impl Trained {
 
     /// `f` for each gradient and its number.
     pub(crate) fn each_gradient(&self, f: &mut dyn FnMut(usize, &mut [f32])) -> Result<()> {
-        let weights = self.weights.iter().enumerate();
-        Ok(weights
-            .map(|(index, weight)| cpu::change("gradients", &weight.gradient, |g| f(index, g)))
-            .collect::<std::result::Result<(), _>>()?)
+        let mut weights = self.weights.iter().enumerate();
+        let done = weights
+            .try_for_each(|(index, weight)| cpu::change("gradients", &weight.gradient, |gradient| f(index, gradient)));
+        Ok(done?)
     }
 
     /// One step of the optimizer, `step` from 1 on.

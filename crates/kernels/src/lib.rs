@@ -28,12 +28,14 @@ mod moments;
 mod norm;
 mod pending;
 mod rope;
+pub mod rows;
 mod scale;
 mod scores;
 mod simd;
 mod stats;
 mod tensor;
 mod tree;
+pub mod update;
 
 use candle_core::Device;
 

@@ -1,5 +1,7 @@
 //! What becomes of a sequence of tokens before the model is to predict it: one file a corruptor.
 
+pub mod causal;
+
 use serde_json::Value;
 use taper_base::registry::{self, Entry, MethodError};
 
@@ -36,7 +38,7 @@ pub trait Corruptor: Send + Sync + std::fmt::Debug {
 }
 
 /// All corruptors, sorted by name.
-pub const ALL: &[Entry<dyn Corruptor>] = &[];
+pub const ALL: &[Entry<dyn Corruptor>] = &[causal::ENTRY];
 
 /// The corruptor `name` with its parameters, `Null` for none.
 ///
@@ -44,4 +46,17 @@ pub const ALL: &[Entry<dyn Corruptor>] = &[];
 /// [`MethodError`] naming the nearest known name, or the parameter that is wrong.
 pub fn build(name: &str, params: &Value) -> Result<Box<dyn Corruptor>, MethodError> {
     registry::build("corruptor", ALL, name, params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_unique_and_match_files() {
+        let names: Vec<_> = ALL.iter().map(|entry| entry.name).collect();
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+        assert_eq!(names, testkit::method_files(env!("CARGO_MANIFEST_DIR"), "src/corruptors"));
+        assert!(names.iter().all(|name| build(name, &Value::Null).is_ok()));
+    }
 }

@@ -1,5 +1,8 @@
 //! What is to be made small: one file an objective. Losses are per token or per layer, and gradients go with them.
 
+pub mod cross_entropy;
+pub mod logit_kl;
+
 use serde_json::Value;
 use taper_base::registry::{self, Entry, MethodError};
 
@@ -99,7 +102,7 @@ pub trait Objective: Send + Sync + std::fmt::Debug {
 }
 
 /// All objectives, sorted by name.
-pub const ALL: &[Entry<dyn Objective>] = &[];
+pub const ALL: &[Entry<dyn Objective>] = &[cross_entropy::ENTRY, logit_kl::ENTRY];
 
 /// The objective `name` with its parameters, `Null` for none.
 ///
@@ -107,4 +110,17 @@ pub const ALL: &[Entry<dyn Objective>] = &[];
 /// [`MethodError`] naming the nearest known name, or the parameter that is wrong.
 pub fn build(name: &str, params: &Value) -> Result<Box<dyn Objective>, MethodError> {
     registry::build("objective", ALL, name, params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_unique_and_match_files() {
+        let names: Vec<_> = ALL.iter().map(|entry| entry.name).collect();
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+        assert_eq!(names, testkit::method_files(env!("CARGO_MANIFEST_DIR"), "src/objectives"));
+        assert!(names.iter().all(|name| build(name, &Value::Null).is_ok()));
+    }
 }

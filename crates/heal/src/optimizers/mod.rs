@@ -1,5 +1,11 @@
 //! How a gradient changes a parameter: one file an optimizer.
 
+pub mod adamw;
+pub mod lion;
+pub mod muon;
+
+use std::ops::Range;
+
 use serde_json::Value;
 use taper_base::registry::{self, Entry, MethodError};
 
@@ -37,7 +43,7 @@ pub trait Optimizer: Send + Sync + std::fmt::Debug {
 }
 
 /// All optimizers, sorted by name.
-pub const ALL: &[Entry<dyn Optimizer>] = &[];
+pub const ALL: &[Entry<dyn Optimizer>] = &[adamw::ENTRY, lion::ENTRY, muon::ENTRY];
 
 /// The optimizer `name` with its parameters, `Null` for none.
 ///
@@ -45,4 +51,34 @@ pub const ALL: &[Entry<dyn Optimizer>] = &[];
 /// [`MethodError`] naming the nearest known name, or the parameter that is wrong.
 pub fn build(name: &str, params: &Value) -> Result<Box<dyn Optimizer>, MethodError> {
     registry::build("optimizer", ALL, name, params)
+}
+
+/// What a weight is multiplied with for its decay: matrices alone have one.
+fn decay(kind: Kind<'_>, rate: f64, decay: f64) -> f32 {
+    if kind.shape.len() == 2 { (1.0 - rate * decay) as f32 } else { 1.0 }
+}
+
+fn within(method: &'static str, key: &str, value: f64, range: Range<f64>) -> Result<(), MethodError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let most = if range.end.is_finite() { format!(" and less than {}", range.end) } else { String::new() };
+    Err(MethodError::Parameters { method, reason: format!("{key} is {value}, wanted {} or more{most}", range.start) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_unique_and_match_files() {
+        let names: Vec<_> = ALL.iter().map(|entry| entry.name).collect();
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+        assert_eq!(names, testkit::method_files(env!("CARGO_MANIFEST_DIR"), "src/optimizers"));
+        for name in names {
+            assert!(build(name, &Value::Null).is_ok());
+            let refusal = build(name, &serde_json::json!({"weight_decay": -1.0})).map(|_| ()).unwrap_err().to_string();
+            assert_eq!(refusal, format!("{name}: weight_decay is -1, wanted 0 or more"));
+        }
+    }
 }

@@ -61,7 +61,7 @@ pub(super) fn begin(
             let reason = format!("{}, wanted 1 to {least}, the smaller side of {place}", settings.rank);
             return Err(HealError::Setting { key: "lora.rank", reason });
         }
-        let mut adapter = Adapter { place, at: weights.len(), merged: own(&base)?, base, factor: Vec::new() };
+        let adapter = Adapter { place, at: weights.len(), merged: own(&base)?, base, factor: Vec::new() };
         adapter.weights(settings, optimizer, seed, &mut weights)?;
         all.push(adapter);
     }
