@@ -22,8 +22,9 @@ const F32: f64 = 1e-4;
 /// Losses and gradients in bf16. Weights and every activation are rounded to 8 bits, some tens of times on the way through
 /// three blocks, and what is left of q's and k's gradients are differences; sums of 32 terms average little of it.
 const BF16: [f64; 2] = [1e-2, 1e-1];
-/// What a pass holds at most, as a share of what was said: norms in one go and no buffers of threads, so less than the CPU.
-const SHARES: std::ops::RangeInclusive<f64> = 0.8..=1.02;
+/// What a pass holds at most, as a share of what was said: norms in one go, no buffers of threads and no stream at the end
+/// while it goes back, so less than the CPU.
+const SHARES: std::ops::RangeInclusive<f64> = 0.75..=1.02;
 
 struct Tiny {
     name: String,
