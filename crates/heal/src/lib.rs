@@ -11,6 +11,7 @@ mod guide;
 mod heal;
 mod local;
 mod losses;
+mod matrix;
 mod metrics;
 mod noise;
 pub mod objectives;

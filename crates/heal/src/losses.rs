@@ -209,12 +209,12 @@ fn pair(
     own: &Tensor,
     other: &Tensor,
     piece: Piece<'_>,
-    loss: impl FnOnce(Pair<'_>) -> (f64, Vec<f32>),
+    loss: impl FnOnce(Pair<'_>) -> Result<(f64, Vec<f32>)>,
 ) -> Result<(f64, Vec<f32>)> {
     const OP: &str = "objectives";
     let widths = [own.dims()[1], other.dims()[1]];
     let (student, teacher) = (cpu::Values::of(OP, own.host(OP)?)?, cpu::Values::of(OP, other.host(OP)?)?);
-    Ok(loss(Pair { student: &student, teacher: &teacher, shape: [piece.batch.sequences(), piece.length], widths }))
+    loss(Pair { student: &student, teacher: &teacher, shape: [piece.batch.sequences(), piece.length], widths })
 }
 
 fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {

@@ -1,10 +1,16 @@
 //! What is to be made small: one file an objective. Losses are per token or per layer, and gradients go with them.
 
+pub mod cka;
 pub mod cross_entropy;
+pub mod hidden_mse;
 pub mod logit_kl;
+pub mod qkv_relations;
+pub mod self_distill;
 
 use serde_json::Value;
 use taper_base::registry::{self, Entry, MethodError};
+
+use crate::error::Result;
 
 /// What the student is to be near to, for one token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,13 +82,19 @@ pub trait OfStreams: Send + Sync {
     fn pairs(&self, origin: &[usize], blocks: usize) -> Vec<[usize; 2]>;
 
     /// The loss of one pair, and its gradient with respect to the student's rows.
-    fn loss(&self, pair: Pair<'_>) -> (f64, Vec<f32>);
+    ///
+    /// # Errors
+    /// [`HealError`](crate::HealError) if the pair does not fit.
+    fn loss(&self, pair: Pair<'_>) -> Result<(f64, Vec<f32>)>;
 }
 
 /// An objective of the last attention: a function of queries, keys and values as they are attended, all heads side by side.
 pub trait OfRelations: Send + Sync {
     /// The loss of one of the three, and its gradient with respect to the student's rows.
-    fn loss(&self, pair: Pair<'_>) -> (f64, Vec<f32>);
+    ///
+    /// # Errors
+    /// [`HealError`](crate::HealError) if the pair does not fit.
+    fn loss(&self, pair: Pair<'_>) -> Result<(f64, Vec<f32>)>;
 }
 
 /// What an objective is a function of.
@@ -102,19 +114,73 @@ pub trait Objective: Send + Sync + std::fmt::Debug {
 }
 
 /// All objectives, sorted by name.
-pub const ALL: &[Entry<dyn Objective>] = &[cross_entropy::ENTRY, logit_kl::ENTRY];
+pub const ALL: &[Entry<dyn Objective>] =
+    &[cka::ENTRY, cross_entropy::ENTRY, hidden_mse::ENTRY, logit_kl::ENTRY, qkv_relations::ENTRY, self_distill::ENTRY];
 
 /// The objective `name` with its parameters, `Null` for none.
 ///
 /// # Errors
 /// [`MethodError`] naming the nearest known name, or the parameter that is wrong.
-pub fn build(name: &str, params: &Value) -> Result<Box<dyn Objective>, MethodError> {
+pub fn build(name: &str, params: &Value) -> std::result::Result<Box<dyn Objective>, MethodError> {
     registry::build("objective", ALL, name, params)
+}
+
+/// Student block `i` and the teacher's block that it has to end where: the one it was, or the last one removed after it.
+fn spans(origin: &[usize], blocks: usize) -> Vec<[usize; 2]> {
+    let next = origin.iter().skip(1).copied().chain([blocks]);
+    next.enumerate().map(|(own, next)| [own, next.saturating_sub(1)]).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use taper_base::rng::{normal, stream};
+
+    /// Numbers of the standard normal distribution.
+    pub(super) fn drawn(count: usize, seed: u64) -> Vec<f32> {
+        let mut rng = stream(seed, "objectives", 0, 0);
+        (0..count).map(|_| normal(&mut rng) as f32).collect()
+    }
+
+    fn run(made: &dyn Objective, rows: [&[f32]; 2], shape: [usize; 2], widths: [usize; 2]) -> (f64, Vec<f32>) {
+        let pair = Pair { student: rows[0], teacher: rows[1], shape, widths };
+        match made.view() {
+            View::Streams(objective) => objective.loss(pair).unwrap(),
+            View::Relations(objective) => objective.loss(pair).unwrap(),
+            View::Logits(_) => panic!("an objective of rows"),
+        }
+    }
+
+    /// The loss of rows of the student and the teacher.
+    pub(super) fn loss(
+        entry: &Entry<dyn Objective>,
+        params: &Value,
+        rows: [&[f32]; 2],
+        shape: [usize; 2],
+        widths: [usize; 2],
+    ) -> f64 {
+        run(&*(entry.build)(params).unwrap(), rows, shape, widths).0
+    }
+
+    /// Checks a gradient by finite differences.
+    pub(super) fn check_gradient(entry: &Entry<dyn Objective>, params: &Value, shape: [usize; 2], widths: [usize; 2]) {
+        let made = (entry.build)(params).unwrap();
+        let [student, teacher] = [0, 1].map(|side| drawn(shape[0] * shape[1] * widths[side], side as u64));
+        let (_, gradient) = run(&*made, [&student, &teacher], shape, widths);
+        let most = gradient.iter().fold(0.0_f32, |most, g| most.max(g.abs()));
+        for (at, slope) in gradient.iter().enumerate() {
+            let moved = |by: f32| {
+                let mut rows = student.clone();
+                rows[at] += by;
+                run(&*made, [&rows, &teacher], shape, widths).0
+            };
+            let want = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+            assert!(
+                (f64::from(*slope) - want).abs() < 2e-3 * f64::from(most),
+                "{params} {widths:?} {at}: {slope} {want}"
+            );
+        }
+    }
 
     #[test]
     fn names_are_sorted_unique_and_match_files() {

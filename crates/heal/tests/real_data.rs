@@ -1,0 +1,163 @@
+//! Trainings of a real model from end to end.
+
+#![expect(clippy::unwrap_used, reason = "a failing test panics")]
+
+use std::path::Path;
+
+use serde_json::json;
+use taper_arch::{Architecture, select};
+use taper_base::{Fingerprint, progress::Silent};
+use taper_data::{Documents, FeedText, Pack, Shares, Split, TextSource, TextTokenizer, pack};
+use taper_heal::{AdapterSettings, Aim, Healed, Job, Plan, Training, heal, objectives};
+use taper_model::{Checkpoint, Model};
+
+const STEPS: u64 = 12;
+
+struct Scene {
+    teacher: Model,
+    student: Model,
+    tokenizer: TextTokenizer,
+    documents: Documents,
+}
+
+impl Scene {
+    /// stories260k, and it with half of its channels.
+    fn new(data: &Path) -> Self {
+        let folder = data.join("models/stories260k");
+        let teacher = Model::load(&Checkpoint::open(&folder).unwrap()).unwrap();
+        let mut architecture = Architecture::whole(teacher.spec());
+        for mlp in architecture.blocks.iter_mut().filter_map(|block| block.mlp.as_mut()) {
+            mlp.channels /= 2;
+        }
+        let kept = select::prefixes(teacher.spec(), &architecture).unwrap();
+        let student = teacher.cut(&kept.blocks).unwrap();
+        let mut text = TextSource::new(data.join("text/tinystories_train.txt"));
+        text.separator = Some("<|endoftext|>".to_owned());
+        let documents = Documents::read(&text).unwrap();
+        Self { teacher, student, tokenizer: TextTokenizer::load(&folder).unwrap(), documents }
+    }
+
+    fn heal(&self, folder: &Path, plan: &Plan) -> Healed {
+        let documents = self.documents.of_split(&Shares::default(), Split::Calibration);
+        let job = Job {
+            student: self.student.clone(),
+            teacher: Some(self.teacher.clone()),
+            origin: (0..self.student.spec().blocks.len()).collect(),
+            tokenizer: &self.tokenizer,
+            texts: vec![FeedText { name: "stories".to_owned(), documents, weight: 1.0 }],
+            validation: pack(&self.documents, &self.tokenizer, &Pack::new(Split::Validation, 4, plan.length, 0))
+                .unwrap(),
+            folder,
+            identity: Fingerprint::of_bytes(b"test"),
+            memory: 1 << 30,
+            progress: &Silent,
+        };
+        heal(&job, plan).unwrap()
+    }
+}
+
+fn aim(name: &str, params: &serde_json::Value) -> Aim {
+    Aim { name: name.to_owned(), weight: 1.0, objective: objectives::build(name, params).unwrap() }
+}
+
+fn plan(aims: Vec<Aim>) -> Plan {
+    Plan {
+        steps: STEPS,
+        local_steps: 0,
+        sequences: 4,
+        length: 128,
+        seed: 5,
+        aims,
+        training: Training::Parameters(vec!["*".to_owned()]),
+        optimizer: taper_heal::optimizers::build("adamw", &json!({})).unwrap(),
+        rate: 2e-3,
+        local_rate: 2e-3,
+        schedule: taper_heal::schedules::build("cosine", &json!({})).unwrap(),
+        corruptor: taper_heal::corruptors::build("causal", &json!({})).unwrap(),
+        apart: true,
+        clip: Some(1.0),
+        noise: None,
+        drop_path: 0.0,
+        validate_every: 5,
+        checkpoint_every: 5,
+        checkpoint_minutes: None,
+        keep: 9,
+        best: false,
+        cache: false,
+    }
+}
+
+fn bits(model: &Model) -> Vec<Vec<u32>> {
+    let all = model.tensors();
+    all.iter().map(|(_, tensor)| tensor.to_vec().unwrap().iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+/// Puts what a training killed after its checkpoint at step 5 would have left of `from` into `to`.
+fn killed(from: &Path, to: &Path, phase: &str) {
+    for name in ["training.json", "metrics.jsonl"] {
+        std::fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    let step = Path::new("checkpoints").join(phase).join("step-00000005");
+    std::fs::create_dir_all(to.join(&step)).unwrap();
+    for entry in std::fs::read_dir(from.join(&step)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(&step).join(entry.file_name())).unwrap();
+    }
+}
+
+fn lora(dora: bool) -> Training {
+    let targets = ["*_proj.weight"].map(str::to_owned).to_vec();
+    Training::Adapters(AdapterSettings { rank: 8, alpha: 32.0, targets, dora })
+}
+
+/// The plans that are tried, each with what brings its loss down.
+fn plans() -> Vec<(&'static str, Plan)> {
+    let ce = || aim("cross-entropy", &json!({}));
+    let kl = || aim("logit-kl", &json!({}));
+    let noise = Some(taper_heal::Noise { eta: 1e-6, gamma: 0.55 });
+    let voters = aim("self-distill", &json!({"every": 3, "voters": 2}));
+    let inner = ["hidden-mse", "cka", "qkv-relations"].map(|name| aim(name, &json!({})));
+    vec![
+        ("whole", Plan { noise, drop_path: 0.1, ..plan(vec![kl(), ce()]) }),
+        ("adapters", Plan { training: lora(false), ..plan(vec![kl()]) }),
+        ("magnitudes", Plan { training: lora(true), ..plan(vec![ce()]) }),
+        ("voters", plan(vec![ce(), voters])),
+        ("inner", plan(inner.into_iter().collect())),
+        ("local", Plan { local_steps: 8, steps: 6, ..plan(vec![kl()]) }),
+    ]
+}
+
+fn healing_brings_the_loss_down_and_goes_on_bit_for_bit(data: &Path) {
+    let scene = Scene::new(data);
+    for (name, plan) in plans() {
+        let [whole, part, alone] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let healed = scene.heal(whole.path(), &plan);
+        let summary = &healed.summary;
+        assert!(summary.after < summary.before - 0.1, "{name}: {summary:?}");
+        assert!(summary.teacher.unwrap() < summary.after, "{name}: {summary:?}");
+        killed(whole.path(), part.path(), if plan.local_steps > 0 { "local" } else { "global" });
+        let resumed = scene.heal(part.path(), &plan);
+        assert!(bits(&resumed.model) == bits(&healed.model), "{name}: resumed");
+        assert_eq!(resumed.summary, healed.summary, "{name}");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let one = pool.install(|| scene.heal(alone.path(), &plan));
+        assert!(bits(&one.model) == bits(&healed.model), "{name}: one thread");
+        let steps = |folder: &Path| -> Vec<_> {
+            let all = taper_heal::read_metrics(&folder.join("metrics.jsonl")).unwrap();
+            all.into_iter().map(|metric| taper_heal::Metric { seconds: None, ..metric }).collect()
+        };
+        assert_eq!(steps(part.path()), steps(whole.path()), "{name}");
+    }
+}
+
+fn a_cached_teacher_is_the_living_one(data: &Path) {
+    let scene = Scene::new(data);
+    let [live, cached] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let made = |cache| Plan { cache, ..plan(vec![aim("logit-kl", &json!({"top": 16, "temperature": 2.0}))]) };
+    let [wanted, found] = [scene.heal(live.path(), &made(false)), scene.heal(cached.path(), &made(true))];
+    assert!(bits(&found.model) == bits(&wanted.model));
+    let written = std::fs::metadata(cached.path().join("teacher.bin")).unwrap().len();
+    assert_eq!(written, STEPS * 4 * 128 * 16 * 8);
+}
+
+testkit::real_data_tests!(healing_brings_the_loss_down_and_goes_on_bit_for_bit, a_cached_teacher_is_the_living_one);
