@@ -1,6 +1,7 @@
 //! What becomes of a sequence of tokens before the model is to predict it: one file a corruptor.
 
 pub mod causal;
+pub mod ul2;
 
 use serde_json::Value;
 use taper_base::registry::{self, Entry, MethodError};
@@ -38,7 +39,7 @@ pub trait Corruptor: Send + Sync + std::fmt::Debug {
 }
 
 /// All corruptors, sorted by name.
-pub const ALL: &[Entry<dyn Corruptor>] = &[causal::ENTRY];
+pub const ALL: &[Entry<dyn Corruptor>] = &[causal::ENTRY, ul2::ENTRY];
 
 /// The corruptor `name` with its parameters, `Null` for none.
 ///
