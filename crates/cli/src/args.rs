@@ -1,13 +1,18 @@
 //! The command line.
 
+mod heal;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub(crate) use heal::HealArgs;
+
 /// Makes pretrained Llama, Mistral and Qwen checkpoints smaller.
 ///
 /// One recipe file says which model, how small, and how to search. taper ranks heads and channels on calibration text,
-/// searches which of them to keep in each block, cuts, evaluates, and writes a checkpoint that stock transformers loads.
+/// searches which of them to keep in each block, cuts, heals, evaluates, and writes a checkpoint that stock transformers
+/// loads.
 #[derive(Debug, Parser)]
 #[command(
     name = "taper",
@@ -17,7 +22,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 Start here:
   taper run recipes/demo.yaml      the whole pipeline on a small model, under a minute
   taper check my.yaml              what is wrong with a recipe, before anything is read
-  taper methods                    proxies, strategies and fidelities a recipe may name
+  taper methods                    methods that a recipe may name, for searching and healing
 
 Exit codes: 0 done, 1 ran but a gate was missed, 2 could not run.
 Log: TAPER_LOG=info (or debug) on stderr."
@@ -60,7 +65,7 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a recipe: load, calibrate, search, materialise, eval.
+    /// Run a recipe: load, calibrate, search, materialise, heal, eval.
     ///
     /// Stages whose inputs have not changed since the last run are skipped. A run that was killed goes on where it was.
     Run(RecipeArgs),
@@ -75,8 +80,18 @@ pub(crate) enum Command {
     },
     /// Run a recipe up to the search: which architecture is best.
     Search(RecipeArgs),
-    /// Run a recipe up to the pruned checkpoint, without evaluating it.
+    /// Run a recipe up to the pruned checkpoint, without healing and evaluating it.
     Prune(RecipeArgs),
+    /// Train a pruned checkpoint, by the model it was cut from or by text alone.
+    ///
+    /// What a recipe's `heal` section does, for any checkpoint. A training that was killed goes on from its last checkpoint,
+    /// to the same bits; metrics are in heal.work/<key>/: metrics.jsonl, and event files for TensorBoard.
+    #[command(after_help = "\
+Examples:
+  taper heal pruned --teacher original --data train.jsonl --steps 500
+  taper heal pruned --data train.txt --set 'lora={rank: 16, dora: true}' --rate 1e-3
+`taper methods` lists objectives, optimizers, schedules and corruptors; docs/heal.md describes every setting.")]
+    Heal(Box<HealArgs>),
     /// Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text.
     ///
     /// With --tasks: the numbers that lm-evaluation-harness 0.4.13 gives for the same task version, shots and documents. Every

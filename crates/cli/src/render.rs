@@ -4,11 +4,11 @@ pub(crate) mod latency;
 pub(crate) mod tasks;
 
 use std::fmt::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
 use taper_pipeline::{
-    EvalReport, Evaluation, Finding, Inspection, Method, PipelineError, RecipeError, Row, RunReport, Saved, ScoreReport,
+    EvalReport, Evaluation, Finding, HealReport, Inspection, Method, PipelineError, RecipeError, Row, RunReport, Saved, ScoreReport,
 };
 
 /// The recipe in whose run an error came up: its context.
@@ -72,6 +72,9 @@ pub(crate) fn report(report: &RunReport) -> String {
             let _ = writeln!(text, "{}\n", racing(saved));
         }
     }
+    if let Some(found) = &report.heal {
+        let _ = writeln!(text, "healed: {}\n", found.line());
+    }
     if let Some(eval) = &report.eval {
         let _ = writeln!(text, "{}\n", evaluation(eval));
         if let Some(found) = &eval.tasks {
@@ -89,6 +92,19 @@ pub(crate) fn report(report: &RunReport) -> String {
         None => _ = writeln!(text, "results: {}", report.folder.display()),
     }
     text
+}
+
+/// A healed checkpoint: its losses on the way, and where it is.
+pub(crate) fn healed(report: &HealReport, checkpoint: &Path) -> String {
+    let mut table = table(&["step", "validation loss"]);
+    let every = report.validation.len().div_ceil(12).max(1);
+    let last = report.validation.len().saturating_sub(1);
+    for (index, (step, loss)) in report.validation.iter().enumerate() {
+        if index % every == 0 || index == last {
+            table.add_row(vec![step.to_string(), format!("{loss:.4}")]);
+        }
+    }
+    format!("{}\n{}\n\ncheckpoint: {}", lines(&table), report.line(), checkpoint.display())
 }
 
 /// What racing saved, and whether it cost the winner.

@@ -137,8 +137,13 @@ impl Plan {
         if self.clip.is_some_and(|clip| !(clip.is_finite() && clip > 0.0)) {
             return bad("clip", "not above 0".to_owned());
         }
-        if self.validate_every == 0 || self.checkpoint_every == 0 {
-            return bad("checkpoint", "every 0 steps, wanted 1 at least".to_owned());
+        if self.steps == 0 && self.local_steps == 0 {
+            return bad("steps", "0, wanted 1 at least".to_owned());
+        }
+        for (key, every) in [("validation.every", self.validate_every), ("checkpoints.every", self.checkpoint_every)] {
+            if every == 0 {
+                return bad(key, "0 steps, wanted 1 at least".to_owned());
+            }
         }
         let tops = |teacher: &Teacher| matches!(teacher, Teacher::Original { top: Some(_), .. });
         let originals = self.teachers().into_iter().filter(|teacher| matches!(teacher, Teacher::Original { .. }));

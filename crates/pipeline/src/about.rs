@@ -32,7 +32,12 @@ pub fn methods() -> Vec<Method> {
     let proxies = taper_proxies::ALL.iter().map(|e| ("proxy", e.name, e.summary, e.source));
     let strategies = taper_search::ALL.iter().map(|e| ("strategy", e.name, e.summary, e.source));
     let fidelities = taper_search::FIDELITIES.iter().map(|e| ("fidelity", e.name, e.summary, e.source));
-    let all = fidelities.chain(proxies).chain(strategies);
+    let corruptors = taper_heal::corruptors::ALL.iter().map(|e| ("corruptor", e.name, e.summary, e.source));
+    let objectives = taper_heal::objectives::ALL.iter().map(|e| ("objective", e.name, e.summary, e.source));
+    let optimizers = taper_heal::optimizers::ALL.iter().map(|e| ("optimizer", e.name, e.summary, e.source));
+    let schedules = taper_heal::schedules::ALL.iter().map(|e| ("schedule", e.name, e.summary, e.source));
+    let healing = corruptors.chain(objectives).chain(optimizers).chain(schedules);
+    let all = fidelities.chain(proxies).chain(strategies).chain(healing);
     all.map(|(family, name, summary, source)| Method { family, name, summary, source }).collect()
 }
 

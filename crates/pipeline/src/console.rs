@@ -19,14 +19,16 @@ pub enum Stage {
     Search,
     /// The best one is cut and written.
     Materialise,
+    /// It is trained, if the recipe says so.
+    Heal,
     /// It is measured beside the original and the controls.
     Eval,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Load, Self::Measure, Self::Calibrate, Self::Search, Self::Materialise, Self::Eval];
+    pub const ALL: [Self; 7] =
+        [Self::Load, Self::Measure, Self::Calibrate, Self::Search, Self::Materialise, Self::Heal, Self::Eval];
 
     /// Its name, also that of its folder.
     pub fn name(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Stage {
             Self::Calibrate => "calibrate",
             Self::Search => "search",
             Self::Materialise => "materialise",
+            Self::Heal => "heal",
             Self::Eval => "eval",
         }
     }

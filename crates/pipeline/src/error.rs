@@ -8,6 +8,7 @@ use taper_base::registry::MethodError;
 use taper_data::DataError;
 use taper_eval::EvalError;
 use taper_eval::harness::HarnessError;
+use taper_heal::HealError;
 use taper_hub::HubError;
 use taper_kernels::cuda::CudaError;
 use taper_model::ModelError;
@@ -64,6 +65,9 @@ pub enum PipelineError {
     /// Tasks.
     #[error(transparent)]
     Harness(#[from] HarnessError),
+    /// Healing.
+    #[error(transparent)]
+    Heal(#[from] HealError),
     /// A file of ours.
     #[error("{}", path.display())]
     Io {
@@ -121,6 +125,18 @@ pub enum PipelineError {
         /// Candidates tried.
         trials: u64,
     },
+    /// No training to go on with.
+    #[error("{}: no training with these models, texts and settings was begun here", dir.display())]
+    NothingToResume {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A result that another training has made.
+    #[error("{}: the result of another training, with other models, texts or settings", dir.display())]
+    OtherResult {
+        /// The result's folder.
+        dir: PathBuf,
+    },
     /// Worker threads could not be started.
     #[error("{threads} worker threads")]
     Threads {
@@ -144,6 +160,8 @@ impl PipelineError {
             Self::Arch(ArchError::Infeasible { .. }) => {
                 Some("set `budget.params` between these limits, or let `space` take away more")
             }
+            Self::NothingToResume { .. } => Some("without `--resume` it begins anew"),
+            Self::OtherResult { .. } => Some("give another `--out`, or throw it away with `--fresh`"),
             Self::Device { .. } => Some("`device: cpu` runs without a GPU; `auto` takes one if there is one"),
             Self::Hub(HubError::NoFolder { .. }) => in_recipe.then_some(PATHS),
             Self::Data(DataError::Read { cause, .. }) => {

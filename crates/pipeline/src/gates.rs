@@ -1,4 +1,4 @@
-//! Gates: what the pruned model must keep of the original, or the run has missed its aim.
+//! Gates: what the result must keep of the original, or the run has missed its aim.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,10 +51,10 @@ pub(crate) fn judge(wanted: &BTreeMap<String, Kept>, eval: &Evaluation) -> Vec<G
     wanted.iter().map(gate).collect()
 }
 
-/// `original / pruned`, on the table's text.
+/// `original / result`, on the table's text; the result is the healed model, or the pruned one.
 fn perplexity(eval: &Evaluation) -> Option<f64> {
     let of = |name: &str| eval.rows.iter().find(|row| row.name == name).map(|row| row.measured.perplexity);
-    Some(of("original")? / of("pruned")?)
+    Some(of("original")? / of("healed").or_else(|| of("pruned"))?)
 }
 
 fn of_task(eval: &Evaluation, name: &str) -> Option<f64> {

@@ -7,6 +7,7 @@
 mod check;
 mod error;
 mod explain;
+mod heal;
 mod locate;
 mod method;
 mod parts;
@@ -23,6 +24,7 @@ use taper_hub::ModelSource;
 
 pub use check::Methods;
 pub use error::{Fault, Place, RecipeError};
+pub use heal::{CheckpointsPart, HealPart, HealText, LocalPart, LoraPart, NoisePart, ValidationPart};
 pub use method::Method;
 pub use parts::{BudgetPart, DataPart, Device, EvalPart, Kept, MaterialisePart, SearchPart, WeightType};
 
@@ -58,6 +60,9 @@ pub struct Recipe {
     /// How to look for the best architecture.
     #[serde(default)]
     pub search: SearchPart,
+    /// How to train the pruned model; left out: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heal: Option<HealPart>,
     /// How to judge the result.
     #[serde(default)]
     pub eval: EvalPart,
@@ -106,29 +111,36 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::parse`], and if the file cannot be read, has more than [`LARGEST`] bytes or is not UTF-8.
     pub fn read(path: &Path, methods: &Methods) -> Result<Self, RecipeError> {
-        let failed = |source| RecipeError::Read { path: path.to_owned(), source };
-        let mut bytes = Vec::new();
-        File::open(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > LARGEST {
-            return Err(RecipeError::TooLarge { path: path.to_owned() });
-        }
-        let text = String::from_utf8(bytes).map_err(|cause| {
-            let good = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
-            let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
-            RecipeError::NotText { path: path.to_owned(), line, source: cause.utf8_error() }
-        })?;
-        Self::parse(&text, path, methods)
+        Self::parse(&read_text(path)?, path, methods)
     }
 
     /// Relative paths of the model and of texts start at `folder`.
     fn based_at(mut self, folder: &Path) -> Self {
         self.model = self.model.based_at(folder);
         self.data.text = self.data.text.based_at(folder);
+        for text in self.heal.iter_mut().flat_map(|heal| &mut heal.texts) {
+            text.text = text.text.clone().based_at(folder);
+        }
         self.eval.text = self.eval.text.map(|text| text.based_at(folder));
         self.eval.data = self.eval.data.map(|data| folder.join(data));
         self.eval.task_path.iter_mut().for_each(|path| *path = folder.join(&*path));
         self
     }
+}
+
+/// The text of the file `path`, of [`LARGEST`] bytes at most.
+fn read_text(path: &Path) -> Result<String, RecipeError> {
+    let failed = |source| RecipeError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(RecipeError::TooLarge { path: path.to_owned() });
+    }
+    String::from_utf8(bytes).map_err(|cause| {
+        let good = &cause.as_bytes()[..cause.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        RecipeError::NotText { path: path.to_owned(), line, source: cause.utf8_error() }
+    })
 }
 
 /// The JSON schema of recipes, for editors.

@@ -16,6 +16,7 @@ use crate::memory::MemoryNeed;
 use crate::recipe::EvalPart;
 use crate::run_dir::RunDir;
 use crate::stages::evaluate::{Evaluation, evaluate};
+use crate::stages::heal::{HealReport, heal};
 use crate::stages::search::{Found, search};
 use crate::stages::{calibrate::calibrate, load::load, materialise::materialise, measure::measure};
 use crate::tasks::local_files;
@@ -34,8 +35,11 @@ pub struct RunReport {
     pub worked: Vec<Stage>,
     /// What the search found, if the run went so far.
     pub search: Option<Found>,
-    /// The pruned checkpoint's folder, if the run went so far.
+    /// The result's folder, of the healed or the pruned checkpoint, if the run went so far.
     pub checkpoint: Option<PathBuf>,
+    /// What healing came to, if the recipe has it and the run went so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heal: Option<HealReport>,
     /// The final table, if the run went so far.
     pub eval: Option<Evaluation>,
     /// What the recipe wants kept, and whether it is, if the run went so far.
@@ -128,6 +132,7 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
         worked: Vec::new(),
         search: None,
         checkpoint: None,
+        heal: None,
         eval: None,
         gates: Vec::new(),
     };
@@ -148,12 +153,15 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
         }
         if last >= Stage::Materialise {
             let folder = materialise(&context, &calibration)?;
+            let part = recipe.heal.as_ref().filter(|_| last >= Stage::Heal);
+            let healed = part.map(|part| heal(&context, part, &folder)).transpose()?;
             if last >= Stage::Eval {
-                let eval = evaluate(&context, &calibration, &folder)?;
+                let eval = evaluate(&context, &calibration, (&folder, healed.as_ref()))?;
                 report.gates = judge(&recipe.eval.recovery, &eval);
                 report.eval = Some(eval);
             }
-            report.checkpoint = Some(folder);
+            report.checkpoint = Some(healed.as_ref().map_or(folder, |healed| healed.folder.clone()));
+            report.heal = healed.map(|healed| healed.report);
         }
     }
     report.worked = watch.worked();

@@ -2,6 +2,7 @@
 
 mod about;
 mod bench;
+mod heal;
 mod measure;
 mod recipe;
 mod tasks;
@@ -27,6 +28,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Run(given) => recipe::run(args, given, Stage::Eval, &*console),
         Command::Search(given) => recipe::run(args, given, Stage::Search, &*console),
         Command::Prune(given) => recipe::run(args, given, Stage::Materialise, &*console),
+        Command::Heal(given) => heal::heal(args, given, &*console),
         Command::Check { schema: true, .. } => recipe::schema(),
         Command::Check { recipe: given, .. } => recipe::check(args, given.as_deref()),
         Command::Eval(given) => measure::eval(args, given, &*console),

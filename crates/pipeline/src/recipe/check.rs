@@ -1,5 +1,6 @@
 //! What the types of a recipe cannot say: ranges, what fits together, and whether every method can be built.
 
+mod heal;
 mod tasks;
 
 use std::ops::RangeInclusive;
@@ -22,6 +23,14 @@ pub struct Methods {
     pub check_strategy: fn(&str, &Value) -> Result<(), MethodError>,
     /// Whether a fidelity of this name takes these parameters.
     pub check_fidelity: fn(&str, &Value) -> Result<(), MethodError>,
+    /// Whether an objective of healing of this name takes these parameters.
+    pub check_objective: fn(&str, &Value) -> Result<(), MethodError>,
+    /// Whether an optimizer of this name takes these parameters.
+    pub check_optimizer: fn(&str, &Value) -> Result<(), MethodError>,
+    /// Whether a schedule of this name takes these parameters.
+    pub check_schedule: fn(&str, &Value) -> Result<(), MethodError>,
+    /// Whether a corruptor of this name takes these parameters.
+    pub check_corruptor: fn(&str, &Value) -> Result<(), MethodError>,
     /// Whether this build has CUDA.
     pub cuda: bool,
 }
@@ -33,6 +42,10 @@ impl Methods {
             check_proxy: |name, params| taper_proxies::build(name, params).map(drop),
             check_strategy: |name, params| taper_search::build(name, params).map(drop),
             check_fidelity: |name, params| taper_search::fidelity(name, params).map(drop),
+            check_objective: |name, params| taper_heal::objectives::build(name, params).map(drop),
+            check_optimizer: |name, params| taper_heal::optimizers::build(name, params).map(drop),
+            check_schedule: |name, params| taper_heal::schedules::build(name, params).map(drop),
+            check_corruptor: |name, params| taper_heal::corruptors::build(name, params).map(drop),
             cuda: cfg!(feature = "cuda"),
         }
     }
@@ -57,11 +70,12 @@ pub(super) fn all(recipe: &Recipe, methods: &Methods, base: &Path) -> Result<(),
     ranges(recipe)?;
     splits(recipe)?;
     space(recipe)?;
-    method(&recipe.search.strategy, "strategy", methods.check_strategy)?;
-    method(&recipe.search.proxy, "proxy", methods.check_proxy)?;
+    method(&recipe.search.strategy, &["search", "strategy"], methods.check_strategy)?;
+    method(&recipe.search.proxy, &["search", "proxy"], methods.check_proxy)?;
     if let Some(fidelity) = &recipe.search.fidelity {
-        method(fidelity, "fidelity", methods.check_fidelity)?;
+        method(fidelity, &["search", "fidelity"], methods.check_fidelity)?;
     }
+    heal::heal(recipe, methods)?;
     tasks::tasks(&recipe.eval, base)?;
     if recipe.device == Device::Cuda && !methods.cuda {
         let reason = "this taper computes on the CPU only; use `cpu` or `auto`, or build it with `--features cuda`";
@@ -141,10 +155,10 @@ fn space(recipe: &Recipe) -> Result<(), Finding> {
     })
 }
 
-fn method(method: &Method, role: &str, check: fn(&str, &Value) -> Result<(), MethodError>) -> Result<(), Finding> {
+fn method(method: &Method, role: &[&str], check: fn(&str, &Value) -> Result<(), MethodError>) -> Result<(), Finding> {
     let Err(error) = check(&method.name, &method.params) else { return Ok(()) };
     let mut reason = error.to_string();
-    let mut path = vec!["search", role];
+    let mut path = role.to_vec();
     if matches!(error, MethodError::Parameters { .. }) {
         path.push(&method.name);
         // serde says what is wrong, but not always at which key: that one which gives the same error on its own.

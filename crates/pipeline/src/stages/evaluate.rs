@@ -1,4 +1,4 @@
-//! Eval: the pruned checkpoint, read back from its files, beside the original and two controls of the same budget.
+//! Eval: the pruned checkpoint and the healed one, read back from their files, beside the original and two controls of the same budget.
 //!
 //! Controls: `uniform`, the same kept ratio in every sub-block, and `random`, architectures drawn from the search space
 //! (their mean). All are cut by the same ranking of units, so only the choice of architecture differs.
@@ -15,6 +15,7 @@ use taper_data::{Documents, Split};
 use taper_eval::{Latency, Perplexity, bytes_per_pass, documents_to_ids, latency, perplexity};
 use taper_model::{Calibration, Checkpoint, Model};
 
+use super::heal::HealedCheckpoint;
 use super::{materialise, read_json, search, write_json};
 use crate::context::{Context, documents};
 use crate::error::finite;
@@ -35,12 +36,12 @@ const DRAWS: u64 = 32;
 pub struct Evaluation {
     /// What it was measured on.
     pub text: String,
-    /// One row a model: original, pruned, uniform, random.
+    /// One row a model: original, pruned, healed, uniform, random.
     pub rows: Vec<Row>,
     /// Of the original and the pruned model, if the budget counts latency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencyReport>,
-    /// Of the original and the pruned model, if the recipe names tasks.
+    /// Of the original and the result, healed or pruned, if the recipe names tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<TaskTable>,
 }
@@ -75,7 +76,7 @@ pub struct LatencyRow {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
-    /// `original`, `pruned`, `uniform` or `random`.
+    /// `original`, `pruned`, `healed`, `uniform` or `random`.
     pub name: String,
     /// Its architecture's text form; of several random ones, the first's.
     pub architecture: String,
@@ -129,7 +130,7 @@ impl<'a> Text<'a> {
 pub(crate) fn evaluate(
     context: &Context<'_>,
     calibration: &Calibration,
-    pruned: &Path,
+    (pruned, healed): (&Path, Option<&HealedCheckpoint>),
 ) -> Result<Evaluation, PipelineError> {
     let (text, stage) = (Text::of(context)?, Stage::Eval);
     let eval = &context.recipe.eval;
@@ -144,12 +145,14 @@ pub(crate) fn evaluate(
         Some(suite) => tasks::with(key, eval, suite)?,
         None => key,
     };
+    let key = healed.map_or(key.clone(), |healed| key.with("healed", &healed.key));
+    let result = healed.map_or(("pruned", pruned), |healed| ("healed", &healed.folder));
     context.console.started(stage, &text.name());
     let outcome = context.run.run(&key, |dir| {
-        let rows = rows(context, calibration, pruned, &text)?;
+        let rows = rows(context, calibration, (pruned, healed), &text)?;
         let latency = context.spec.latency.as_ref().map(|table| latencies(context, table.generation, pruned, &rows));
         let latency = latency.transpose()?;
-        let tasks = tasks.as_ref().map(|suite| tasks::evaluate(context, suite, pruned, dir)).transpose()?;
+        let tasks = tasks.as_ref().map(|suite| tasks::evaluate(context, suite, result, dir)).transpose()?;
         write_json(&dir.join("eval.json"), &Evaluation { text: text.name(), rows, latency, tasks })
     })?;
     let found: Evaluation = read_json(&context.run.path(stage.name()).join("eval.json"))?;
@@ -168,7 +171,7 @@ fn summary(found: &Evaluation, tasks: &[String]) -> String {
 fn rows(
     context: &Context<'_>,
     calibration: &Calibration,
-    pruned: &Path,
+    (pruned, healed): (&Path, Option<&HealedCheckpoint>),
     text: &Text,
 ) -> Result<Vec<Row>, PipelineError> {
     let (recipe, spec) = (context.recipe, &context.spec);
@@ -199,6 +202,10 @@ fn rows(
         row("original", &whole, measure(&sorted)?)?,
         row("pruned", &search::best(context)?, measure(&Model::load(&Checkpoint::open(pruned)?)?)?)?,
     ];
+    if let Some(healed) = healed {
+        let model = Model::load(&Checkpoint::open(&healed.folder)?)?;
+        rows.push(row("healed", &search::best(context)?, measure(&model)?)?);
+    }
     if let Some(uniform) = uniform {
         rows.push(row("uniform", &uniform, measure(&cut(&uniform)?)?)?);
     }

@@ -1,4 +1,4 @@
-//! Tasks of the eval stage: the original and the pruned checkpoint by the harness, document by document.
+//! Tasks of the eval stage: the original and the result, healed or pruned, by the harness, document by document.
 
 use std::path::Path;
 
@@ -15,8 +15,8 @@ use crate::stage::StageKey;
 use crate::stages::write_json;
 use crate::tasks::{Questions, default_store, local_files};
 
-/// The pruned model's scores beside the original's. Each model's own, in the layout of lm-evaluation-harness, are in
-/// `tasks_original.json` and `tasks_pruned.json`.
+/// The result's scores beside the original's. Each model's own, in the layout of lm-evaluation-harness, are in
+/// `tasks_original.json` and `tasks_pruned.json`, or `tasks_healed.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskTable {
@@ -43,7 +43,7 @@ pub(super) fn with(key: StageKey, eval: &EvalPart, suite: &Suite) -> Result<Stag
 pub(super) fn evaluate(
     context: &Context<'_>,
     suite: &Suite,
-    pruned: &Path,
+    (result, folder): (&str, &Path),
     dir: &Path,
 ) -> Result<TaskTable, PipelineError> {
     let (eval, console) = (&context.recipe.eval, context.console);
@@ -54,8 +54,8 @@ pub(super) fn evaluate(
     let mut store = AnswerStore::open(&default_store())?;
     let original = (&context.stored()?, context.tokenizer()?, &context.fingerprint);
     let originals = questions.ask(original, &mut store, console)?;
-    let runs = questions.ask_checkpoint(&Checkpoint::open(pruned)?, &mut store, console)?;
-    for (name, runs) in [("original", &originals), ("pruned", &runs)] {
+    let runs = questions.ask_checkpoint(&Checkpoint::open(folder)?, &mut store, console)?;
+    for (name, runs) in [("original", &originals), (result, &runs)] {
         let mut report = harness::report(suite, runs, &selection.groups, BOOTSTRAP, false);
         report.insert("model_source".to_owned(), "taper".into());
         report.insert("model_name".to_owned(), name.into());
@@ -63,7 +63,7 @@ pub(super) fn evaluate(
     }
     let against = harness::compare(&runs, &originals, eval.fewshot_seed);
     for one in &against {
-        for (model, value) in [("original", one.original), ("pruned", one.value)] {
+        for (model, value) in [("original", one.original), (result, one.value)] {
             finite(value, || format!("{} of {} of the {model} model", one.metric.name(), one.task))?;
         }
     }
