@@ -8,6 +8,7 @@ mod damaged_runs;
 mod determinism;
 mod documents;
 mod gates;
+mod heal;
 mod kills;
 mod latency;
 mod messages;

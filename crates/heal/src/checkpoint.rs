@@ -26,8 +26,8 @@ pub(crate) struct State {
     pub(crate) first: f64,
     /// Steps in a row with a loss far above that.
     pub(crate) high: u64,
-    /// The step with the smallest loss of the validation text so far, and that loss.
-    pub(crate) best: Option<(u64, f64)>,
+    /// The step with the smallest loss of the validation text so far, 0 for before the first, and that loss.
+    pub(crate) best: (u64, f64),
     /// Where the texts stand.
     pub(crate) cursors: Vec<Cursor>,
     /// Steps after which voters were taken, oldest first.
@@ -100,7 +100,7 @@ impl Checkpoints {
         let steps: Vec<u64> = self.steps()?.into_iter().filter(|step| *step <= state.step).collect();
         let old = steps.len().saturating_sub(self.keep);
         for step in &steps[..old] {
-            if state.best.is_none_or(|(best, _)| best != *step) {
+            if state.best.0 != *step {
                 let folder = self.folder(*step);
                 std::fs::remove_dir_all(&folder).map_err(file(&folder))?;
             }

@@ -30,7 +30,7 @@ pub struct Summary {
     pub after: f64,
     /// The teacher's: the line to reach.
     pub teacher: Option<f64>,
-    /// The step that the result is of.
+    /// The step that the result is of; 0: training brought nothing, and the result is what there was before it.
     pub result: u64,
     /// Times that each text was read through.
     pub epochs: Vec<u64>,
@@ -62,7 +62,7 @@ impl Healed {
 /// [`HealError`]; the last checkpoint stays, and the next call goes on from it.
 pub fn heal(job: &Job<'_>, plan: &Plan) -> Result<Healed> {
     plan.check()?;
-    check(job, plan)?;
+    plan.check_models(job.student.spec(), job.teacher.as_ref().map(Model::spec), &job.origin)?;
     std::fs::create_dir_all(job.folder).map_err(file(job.folder))?;
     own(job)?;
     let before = loss_of(&job.student, job)?;
@@ -71,44 +71,21 @@ pub fn heal(job: &Job<'_>, plan: &Plan) -> Result<Healed> {
     let mut student = job.student.clone();
     if plan.local_steps > 0 {
         let training = Training::Parameters(vec!["model.layers.*".to_owned()]);
-        let trained = Trained::new(&student, &training, &*plan.optimizer, plan.seed)?;
-        let mut trainer = Trainer::new(job, plan, (Phase::Local, trained), None)?;
+        let begun = || Trained::new(&student, &training, &*plan.optimizer, plan.seed);
+        let mut trainer = Trainer::new(job, plan, (Phase::Local, begun()?), None)?;
         trainer.run()?;
-        student = trainer.finish()?.0;
+        student = trainer.finish(begun)?.1.model().clone();
     }
-    let trained = Trained::new(&student, &plan.training, &*plan.optimizer, plan.seed)?;
-    let count = trained.count();
-    let mut trainer = Trainer::new(job, plan, (Phase::Global, trained), cache.as_ref())?;
+    let begun = || Trained::new(&student, &plan.training, &*plan.optimizer, plan.seed);
+    let mut trainer = Trainer::new(job, plan, (Phase::Global, begun()?), cache.as_ref())?;
     trainer.run()?;
     let (tokens, epochs) = trainer.progress();
-    let (model, result, trained) = trainer.finish()?;
+    let (result, trained) = trainer.finish(begun)?;
+    let (model, count) = (trained.model().clone(), trained.count());
     let after = loss_of(&model, job)?;
     let steps = plan.steps;
     let summary = Summary { trained: count, tokens, steps, before, after, teacher, result, epochs };
     Ok(Healed { model, trained, summary })
-}
-
-fn check(job: &Job<'_>, plan: &Plan) -> Result<()> {
-    let bad = |key, reason: String| Err(HealError::Setting { key, reason });
-    let spec = job.student.spec();
-    if plan.length > spec.max_tokens {
-        return bad("length", format!("{}, the model knows positions of {} tokens", plan.length, spec.max_tokens));
-    }
-    match &job.teacher {
-        None if plan.wants_teacher() => bad("teacher", "none, and an objective compares with it".to_owned()),
-        Some(teacher) if teacher.spec().vocab != spec.vocab => {
-            let (own, other) = (spec.vocab, teacher.spec().vocab);
-            bad("teacher", format!("a vocabulary of {other} tokens, the model has {own}"))
-        }
-        Some(teacher)
-            if job.origin.len() != spec.blocks.len()
-                || job.origin.iter().any(|block| *block >= teacher.spec().blocks.len()) =>
-        {
-            let (got, own, other) = (&job.origin, spec.blocks.len(), teacher.spec().blocks.len());
-            bad("origin", format!("{got:?}, wanted the number below {other} of the teacher's block for each of {own}"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Refuses a folder that another training has begun in.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use taper_arch::ModelSpec;
 use taper_base::Fingerprint;
 use taper_base::progress::Progress;
 use taper_data::{FeedText, TextTokenizer, Tokens};
@@ -155,6 +156,32 @@ impl Plan {
         let voters = self.teachers().into_iter().filter(|teacher| matches!(teacher, Teacher::Voters { .. })).count();
         if voters > 1 {
             return bad("objectives", "self-distill twice with other settings, wanted once".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Checks what depends on the models: the student's `spec`, the `teacher`'s if there is one, and which of its blocks each
+    /// of the student's was.
+    ///
+    /// # Errors
+    /// [`HealError::Setting`] naming the key.
+    pub fn check_models(&self, spec: &ModelSpec, teacher: Option<&ModelSpec>, origin: &[usize]) -> Result<()> {
+        let bad = |key, reason: String| Err(HealError::Setting { key, reason });
+        if self.length > spec.max_tokens {
+            return bad("length", format!("{}, the model knows positions of {} tokens", self.length, spec.max_tokens));
+        }
+        let Some(teacher) = teacher else {
+            let none = "none, and an objective or `local` compares with it".to_owned();
+            return if self.wants_teacher() { bad("teacher", none) } else { Ok(()) };
+        };
+        if teacher.vocab != spec.vocab {
+            let (own, other) = (spec.vocab, teacher.vocab);
+            return bad("teacher", format!("a vocabulary of {other} tokens, the model has {own}"));
+        }
+        let (own, other) = (spec.blocks.len(), teacher.blocks.len());
+        if origin.len() != own || !origin.is_sorted_by(|a, b| a < b) || origin.iter().any(|block| *block >= other) {
+            let wanted = format!("wanted {own} ascending numbers below {other}: which of the teacher's blocks each was");
+            return bad("origin", format!("{origin:?}, {wanted}"));
         }
         Ok(())
     }

@@ -124,15 +124,18 @@ impl<'a> Trainer<'a> {
         let loaded = last.map(|step| checkpoints.load(step, &mut trained)).transpose()?;
         let (state, voters) = loaded.map_or_else(Default::default, |loaded| (Some(loaded.state), loaded.voters));
         let source = Source::new(job, plan, state.as_ref())?;
-        let state = state.unwrap_or_else(|| State {
-            step: 0,
-            tokens: 0,
-            first: 0.0,
-            high: 0,
-            best: None,
-            cursors: source.feed.cursors().to_vec(),
-            voters: Vec::new(),
-        });
+        let state = match state {
+            Some(state) => state,
+            None => State {
+                step: 0,
+                tokens: 0,
+                first: 0.0,
+                high: 0,
+                best: (0, loss_of(trained.model(), job)?),
+                cursors: source.feed.cursors().to_vec(),
+                voters: Vec::new(),
+            },
+        };
         let metrics = Metrics::open(job.folder, phase.name(), state.step)?;
         let voting = voters.iter().map(|values| trained.with_values(values)).collect::<Result<_>>()?;
         let recompute = recompute(trained.model(), plan, job.memory);
@@ -179,8 +182,8 @@ impl<'a> Trainer<'a> {
                     validation: Some(found),
                     ..Metric::default()
                 })?;
-                if self.state.best.is_none_or(|(_, best)| found < best) {
-                    self.state.best = Some((step, found));
+                if found < self.state.best.1 {
+                    self.state.best = (step, found);
                     save = true;
                 }
                 note = format!("{note}, validation {found:.4}");
@@ -362,17 +365,17 @@ impl<'a> Trainer<'a> {
         (self.state.tokens, self.source.feed.epochs())
     }
 
-    /// The result, the step it is of, and what was trained.
-    pub(crate) fn finish(mut self) -> Result<(Model, u64, Trained)> {
-        let step = match self.state.best {
-            Some((best, _)) if self.plan.best => best,
-            _ => self.state.step,
-        };
+    /// What was trained, as it was after the step that is returned too; `begun` is as it was before the first.
+    pub(crate) fn finish(mut self, begun: impl FnOnce() -> Result<Trained>) -> Result<(u64, Trained)> {
+        let step = if self.plan.best { self.state.best.0 } else { self.state.step };
+        if step == 0 && self.state.step > 0 {
+            return Ok((0, begun()?));
+        }
         if step != self.state.step {
             let values = self.checkpoints.values(step, &self.trained)?;
             self.trained.restore(&values, None)?;
         }
-        Ok((self.trained.model().clone(), step, self.trained))
+        Ok((step, self.trained))
     }
 }
 

@@ -150,6 +150,19 @@ fn healing_brings_the_loss_down_and_goes_on_bit_for_bit(data: &Path) {
     }
 }
 
+fn a_training_that_only_harms_gives_back_what_there_was(data: &Path) {
+    let scene = Scene::new(data);
+    for training in [Training::Parameters(vec!["*".to_owned()]), lora(true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let harm = Plan { rate: 0.5, steps: 4, validate_every: 1, best: true, training, ..plan(vec![aim("cross-entropy", &json!({}))]) };
+        let healed = scene.heal(folder.path(), &harm);
+        assert_eq!((healed.summary.result, healed.summary.after), (0, healed.summary.before));
+        assert!(healed.write_adapters(folder.path(), "").unwrap() == matches!(harm.training, Training::Adapters(_)));
+        let [found, wanted] = [bits(&healed.model), bits(&scene.student)];
+        assert!(matches!(harm.training, Training::Adapters(_)) || found == wanted); // with DoRA norms are rounded
+    }
+}
+
 fn a_cached_teacher_is_the_living_one(data: &Path) {
     let scene = Scene::new(data);
     let [live, cached] = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -160,4 +173,8 @@ fn a_cached_teacher_is_the_living_one(data: &Path) {
     assert_eq!(written, STEPS * 4 * 128 * 16 * 8);
 }
 
-testkit::real_data_tests!(healing_brings_the_loss_down_and_goes_on_bit_for_bit, a_cached_teacher_is_the_living_one);
+testkit::real_data_tests!(
+    healing_brings_the_loss_down_and_goes_on_bit_for_bit,
+    a_training_that_only_harms_gives_back_what_there_was,
+    a_cached_teacher_is_the_living_one
+);

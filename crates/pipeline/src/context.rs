@@ -136,6 +136,11 @@ pub(crate) fn check(recipe: &Recipe, spec: &ModelSpec) -> Result<(), PipelineErr
             return Err(PipelineError::TooLong { what, got, most: spec.max_tokens });
         }
     }
+    if let Some(length) = recipe.heal.as_ref().and_then(|heal| heal.length)
+        && length > spec.max_tokens
+    {
+        return Err(PipelineError::TooLong { what: "heal.length", got: length, most: spec.max_tokens });
+    }
     let proxy = taper_proxies::build(&recipe.search.proxy.name, &recipe.search.proxy.params)?;
     if let Some(Projection::Rank(rank)) = proxy.needs().trace
         && rank > spec.d_model

@@ -100,6 +100,7 @@ fn heal_here(request: &HealRequest, console: &dyn Console) -> Result<HealOutcome
     let (part, seed) = (&request.settings, request.seed);
     let plan = part.plan(seed, LENGTH.min(spec.max_tokens), teacher.is_some())?;
     let origin = blocks(request, &student, teacher.as_ref())?;
+    plan.check_models(spec, teacher.as_ref().map(|teacher| teacher.checkpoint.spec()), &origin)?;
     let mut key = StageKey::new(Stage::Heal.name())
         .with("student", &fingerprint(&student.checkpoint)?)
         .with_json("settings", &(part.identity(), plan.length, seed, &origin))?;

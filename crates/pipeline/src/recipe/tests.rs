@@ -87,6 +87,7 @@ fn methods() -> Methods {
         check_strategy: |name, params| check("strategy", STRATEGIES, name, params),
         check_fidelity: |name, params| check("fidelity", FIDELITIES, name, params),
         cuda: false,
+        ..Methods::of_this_build()
     }
 }
 
@@ -129,6 +130,27 @@ search:
   proxy: loss
   fidelity: {racing: {first: 0.1}}
   threads: 4
+heal:
+  steps: 500
+  sequences: 8
+  length: 128
+  objectives: [{logit-kl: {temperature: 2, weight: 0.5}}, cross-entropy]
+  optimizer: {muon: {momentum: 0.9}}
+  rate: 0.001
+  schedule: wsd
+  train: ['*']
+  lora: {rank: 8, alpha: 16, targets: ['*q_proj*'], dora: true}
+  local: {steps: 50, rate: 0.002}
+  texts: [{text: ./more.jsonl, weight: 2}]
+  corruptor: ul2
+  apart: false
+  clip: null
+  noise: {eta: 0.01}
+  drop_path: 0.1
+  validation: {every: 25, sequences: 16}
+  checkpoints: {every: 10, minutes: null, keep: 1}
+  best: false
+  cache: false
 eval:
   text: /data/test.txt
   window: 512
@@ -175,6 +197,12 @@ fn every_field_is_read() {
     assert_eq!(recipe.search.strategy.params, json!({"population": 12}));
     assert_eq!(recipe.search.proxy, Method::new("loss"));
     assert_eq!(recipe.search.fidelity.unwrap().params, json!({"first": 0.1}));
+    let heal = recipe.heal.as_ref().unwrap();
+    assert_eq!((heal.steps, heal.length, heal.clip, heal.objectives.len()), (500, Some(128), None, 2));
+    assert_eq!((heal.optimizer.params.clone(), heal.schedule.name.as_str()), (json!({"momentum": 0.9}), "wsd"));
+    assert_eq!((heal.texts[0].text.clone(), heal.texts[0].weight), (TextSource::new("recipes/more.jsonl"), 2.0));
+    let lora = heal.lora.as_ref().unwrap();
+    assert_eq!((lora.rank, lora.alpha, lora.dora, heal.noise.unwrap().gamma), (8, 16.0, true, 0.55));
     assert_eq!((recipe.eval.stride(), recipe.eval.text.clone()), (128, Some(TextSource::new("/data/test.txt"))));
     let eval = &recipe.eval;
     assert_eq!((eval.tasks.join(" ").as_str(), eval.shots, eval.limit), ("arc_easy mmlu", Some(5), Some(0.25)));
