@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
 use taper_pipeline::{
-    EvalReport, Evaluation, Finding, HealReport, Inspection, Method, PipelineError, RecipeError, Row, RunReport, Saved, ScoreReport,
+    EvalReport, Evaluation, Finding, HealReport, Inspection, Method, PipelineError, RecipeError, Row, RunReport, Saved,
+    ScoreReport,
 };
 
 /// The recipe in whose run an error came up: its context.

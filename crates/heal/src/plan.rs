@@ -180,7 +180,8 @@ impl Plan {
         }
         let (own, other) = (spec.blocks.len(), teacher.blocks.len());
         if origin.len() != own || !origin.is_sorted_by(|a, b| a < b) || origin.iter().any(|block| *block >= other) {
-            let wanted = format!("wanted {own} ascending numbers below {other}: which of the teacher's blocks each was");
+            let wanted =
+                format!("wanted {own} ascending numbers below {other}: which of the teacher's blocks each was");
             return bad("origin", format!("{origin:?}, {wanted}"));
         }
         Ok(())

@@ -1,10 +1,10 @@
 //! Trainings of a real model from end to end.
 
-#![expect(clippy::unwrap_used, reason = "a failing test panics")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failing test panics")]
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use taper_arch::{Architecture, select};
 use taper_base::{Fingerprint, progress::Silent};
 use taper_data::{Documents, FeedText, Pack, Shares, Split, TextSource, TextTokenizer, pack};
@@ -38,7 +38,10 @@ impl Scene {
     }
 
     fn heal(&self, folder: &Path, plan: &Plan) -> Healed {
-        let documents = self.documents.of_split(&Shares::default(), Split::Calibration);
+        self.heal_on(folder, plan, self.documents.of_split(&Shares::default(), Split::Calibration))
+    }
+
+    fn heal_on(&self, folder: &Path, plan: &Plan, documents: Vec<&str>) -> Healed {
         let job = Job {
             student: self.student.clone(),
             teacher: Some(self.teacher.clone()),
@@ -150,13 +153,74 @@ fn healing_brings_the_loss_down_and_goes_on_bit_for_bit(data: &Path) {
     }
 }
 
+/// `golden/runs.json`, made by `scripts/reference_heal.py`: the same student, teacher, tokens and beginning.
+fn trainings_are_those_of_pytorch(data: &Path) {
+    let scene = Scene::new(data);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/runs.json");
+    let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let number = |name: &str| golden["shape"][name].as_u64().unwrap();
+    let text = std::fs::read_to_string(data.join("text/tinystories_valid.txt")).unwrap();
+    let text: String = text.chars().take(number("characters") as usize).collect();
+    for run in golden["runs"].as_array().unwrap() {
+        let named = |value: &Value| {
+            let (name, params) = value.as_object().unwrap().iter().next().unwrap();
+            (name.clone(), params.clone())
+        };
+        let aims = run["objectives"].as_array().unwrap().iter().map(|objective| {
+            let (name, mut params) = named(objective);
+            let weight =
+                params.as_object_mut().unwrap().remove("weight").map_or(1.0, |weight| weight.as_f64().unwrap());
+            Aim { weight, ..aim(&name, &params) }
+        });
+        let (optimizer, params) = named(&run["optimizer"]);
+        let training = run.get("lora").map(|lora| {
+            Training::Adapters(AdapterSettings {
+                rank: lora["rank"].as_u64().unwrap() as usize,
+                alpha: lora["alpha"].as_f64().unwrap(),
+                targets: vec!["*_proj.weight".to_owned()],
+                dora: lora["dora"].as_bool().unwrap(),
+            })
+        });
+        let base = plan(aims.collect());
+        let plan = Plan {
+            steps: number("steps"),
+            sequences: number("sequences") as usize,
+            length: number("length") as usize,
+            seed: number("seed"),
+            rate: run["rate"].as_f64().unwrap(),
+            optimizer: taper_heal::optimizers::build(&optimizer, &params).unwrap(),
+            training: training.unwrap_or(base.training.clone()),
+            ..base
+        };
+        let folder = tempfile::tempdir().unwrap();
+        scene.heal_on(folder.path(), &plan, vec![&text]);
+        let metrics = taper_heal::read_metrics(&folder.path().join("metrics.jsonl")).unwrap();
+        let steps: Vec<_> = metrics.into_iter().filter(|metric| metric.loss.is_some()).collect();
+        let mut worst = [0.0_f64; 2];
+        for (at, metric) in steps.iter().enumerate() {
+            let off = |found: Option<f64>, wanted: &Value| (found.unwrap() / wanted[at].as_f64().unwrap() - 1.0).abs();
+            worst = [worst[0].max(off(metric.loss, &run["losses"])), worst[1].max(off(metric.norm, &run["norms"]))];
+        }
+        println!("{}: losses {:.1e}, norms {:.1e}", run["name"], worst[0], worst[1]);
+        assert!(steps.len() == number("steps") as usize && worst[0] <= 1e-3, "{}: {worst:?}", run["name"]);
+    }
+}
+
 fn a_training_that_only_harms_gives_back_what_there_was(data: &Path) {
     let scene = Scene::new(data);
     for training in [Training::Parameters(vec!["*".to_owned()]), lora(true)] {
         let folder = tempfile::tempdir().unwrap();
-        let harm = Plan { rate: 0.5, steps: 4, validate_every: 1, best: true, training, ..plan(vec![aim("cross-entropy", &json!({}))]) };
+        let harm = Plan {
+            rate: 0.5,
+            steps: 4,
+            validate_every: 1,
+            best: true,
+            training,
+            ..plan(vec![aim("cross-entropy", &json!({}))])
+        };
         let healed = scene.heal(folder.path(), &harm);
-        assert_eq!((healed.summary.result, healed.summary.after), (0, healed.summary.before));
+        let summary = &healed.summary;
+        assert!(summary.result == 0 && (summary.after / summary.before - 1.0).abs() < 1e-6, "{summary:?}");
         assert!(healed.write_adapters(folder.path(), "").unwrap() == matches!(harm.training, Training::Adapters(_)));
         let [found, wanted] = [bits(&healed.model), bits(&scene.student)];
         assert!(matches!(harm.training, Training::Adapters(_)) || found == wanted); // with DoRA norms are rounded
@@ -174,6 +238,7 @@ fn a_cached_teacher_is_the_living_one(data: &Path) {
 }
 
 testkit::real_data_tests!(
+    trainings_are_those_of_pytorch,
     healing_brings_the_loss_down_and_goes_on_bit_for_bit,
     a_training_that_only_harms_gives_back_what_there_was,
     a_cached_teacher_is_the_living_one

@@ -195,7 +195,9 @@ fn open(request: &HealRequest, key: &StageKey) -> Result<RunDir, PipelineError> 
                 }
             }
         }
-        Start::Resume if !done && !work.exists() => return Err(PipelineError::NothingToResume { dir: request.out.clone() }),
+        Start::Resume if !done && !work.exists() => {
+            return Err(PipelineError::NothingToResume { dir: request.out.clone() });
+        }
         Start::Continue | Start::Resume if !done && result.exists() => {
             return Err(PipelineError::OtherResult { dir: result });
         }

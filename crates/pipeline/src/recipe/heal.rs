@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use taper_data::TextSource;
-use taper_heal::{AdapterSettings, Aim, HealError, Noise, Plan, Training, corruptors, objectives, optimizers, schedules};
+use taper_heal::{
+    AdapterSettings, Aim, HealError, Noise, Plan, Training, corruptors, objectives, optimizers, schedules,
+};
 
 use super::error::Source;
 use super::{Method, RecipeError, locate, read_text};

@@ -67,11 +67,7 @@ pub(crate) struct HealedCheckpoint {
 }
 
 /// The stage of a recipe that has a `heal` section.
-pub(crate) fn heal(
-    context: &Context<'_>,
-    part: &HealPart,
-    pruned: &Path,
-) -> Result<HealedCheckpoint, PipelineError> {
+pub(crate) fn heal(context: &Context<'_>, part: &HealPart, pruned: &Path) -> Result<HealedCheckpoint, PipelineError> {
     let recipe = context.recipe;
     let plan = part.plan(recipe.seed, recipe.data.length, true)?;
     let own: Vec<Documents> =
@@ -101,7 +97,10 @@ pub(crate) fn heal(
         student: pruned,
         origin: origin(&read_json::<Selection>(&pruned.join("kept_units.json"))?),
         texts,
-        validation: (&context.documents, Pack { sequences: part.validation.sequences, length: plan.length, ..context.pack(Split::Validation) }),
+        validation: (
+            &context.documents,
+            Pack { sequences: part.validation.sequences, length: plan.length, ..context.pack(Split::Validation) },
+        ),
         shard_bytes: recipe.materialise.shard_size.0,
         settings: json!(part.identity()),
     };
@@ -239,11 +238,15 @@ impl HealReport {
     pub fn line(&self) -> String {
         let Summary { before, after, teacher, tokens, result, .. } = &self.summary;
         let line = teacher.map(|teacher| format!(" (original {teacher:.4})")).unwrap_or_default();
-        let share = self.recovered.map(|share| format!(", {:.1}% of the gap closed", 100.0 * share)).unwrap_or_default();
+        let share =
+            self.recovered.map(|share| format!(", {:.1}% of the gap closed", 100.0 * share)).unwrap_or_default();
         format!("validation loss {before:.4} -> {after:.4}{line}{share}; step {result}, {tokens} tokens seen")
     }
 
     fn curves(&self) -> [Curve<'_>; 2] {
-        [Curve { name: "objectives", points: &self.curve }, Curve { name: "validation, next token", points: &self.validation }]
+        [
+            Curve { name: "objectives", points: &self.curve },
+            Curve { name: "validation, next token", points: &self.validation },
+        ]
     }
 }
