@@ -1,6 +1,6 @@
 //! Objectives, gradients and optimizers against PyTorch: `golden/units.json`, made by `scripts/reference_heal.py`.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failing test panics, and says what it measured")]
+#![expect(clippy::unwrap_used, reason = "a failing test panics, and says what it measured")]
 
 use std::path::Path;
 
