@@ -3,16 +3,20 @@
 //! Each is a folder `step-00000100` that appears whole or not at all. Random numbers are addressed by step, so there is no
 //! generator to keep; a training that goes on from a checkpoint comes to the same bits as one that never stopped.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use taper_base::files::{self, PendingDir};
 use taper_data::Cursor;
+use taper_kernels::cpu;
 
 use crate::error::{HealError, Result, file};
-use crate::trained::Trained;
+use crate::trained::{Trained, Weight};
 
 /// Where a training stands, beside its numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,19 +80,18 @@ impl Checkpoints {
     pub(crate) fn save(&self, trained: &Trained, state: &State, voters: &[Values]) -> Result<()> {
         let folder = self.folder(state.step);
         let pending = PendingDir::new(&folder).map_err(file(&folder))?;
-        let names: Vec<&str> = trained.weights().iter().map(|weight| &weight.name[..]).collect();
-        let values = trained.snapshot()?;
-        write(
-            &pending.path().join("weights.safetensors"),
-            names.iter().zip(&values).map(|(n, v)| ((*n).to_owned(), v)),
-        )?;
-        let buffers = names.iter().zip(trained.state()).flat_map(|(name, state)| {
-            state.iter().enumerate().map(move |(buffer, values)| (format!("{name}.{buffer}"), values))
+        let values: std::result::Result<Vec<_>, _> =
+            trained.weights().iter().map(|weight| cpu::Values::of("checkpoint", &weight.values)).collect();
+        let values = values?;
+        let names = || trained.weights().iter().map(|weight| weight.name.clone());
+        write(&pending.path().join("weights.safetensors"), names().zip(values.iter().map(|values| Numbers::new(values))))?;
+        let buffers = trained.weights().iter().flat_map(|weight| {
+            weight.state.iter().enumerate().map(|(number, values)| (buffer(&weight.name, number), Numbers::new(values)))
         });
         write(&pending.path().join("optimizer.safetensors"), buffers)?;
         for (index, voter) in voters.iter().enumerate() {
             let path = pending.path().join(format!("voter-{index}.safetensors"));
-            write(&path, names.iter().zip(voter).map(|(n, v)| ((*n).to_owned(), v)))?;
+            write(&path, names().zip(voter.iter().map(|values| Numbers::new(values))))?;
         }
         let path = pending.path().join("state.json");
         files::write_json(&path, state).map_err(file(&path))?;
@@ -115,66 +118,113 @@ impl Checkpoints {
         let bytes = std::fs::read(&path).map_err(file(&path))?;
         let state: State = serde_json::from_slice(&bytes)
             .map_err(|cause| HealError::Damaged { path: path.clone(), reason: cause.to_string() })?;
-        let weights = folder.join("weights.safetensors");
-        let sizes: Vec<(String, usize)> =
-            trained.weights().iter().map(|weight| (weight.name.clone(), weight.values.elem_count())).collect();
-        let values = read_all(&weights, &sizes)?;
-        let path = folder.join("optimizer.safetensors");
-        let mut buffers = read(&path)?;
-        let mut optimizer = Vec::new();
-        for ((name, size), state) in sizes.iter().zip(trained.state()) {
-            let taken = (0..state.len()).map(|buffer| take(&path, &mut buffers, &format!("{name}.{buffer}"), *size));
-            optimizer.push(taken.collect::<Result<Vec<_>>>()?);
+        self.read(step, trained, true)?;
+        let mut voters = Vec::new();
+        for index in 0..state.voters.len() {
+            let mut opened = Tensors::open(folder.join(format!("voter-{index}.safetensors")))?;
+            let one = |weight: &Weight| {
+                let mut values = vec![0.0; weight.values.elem_count()];
+                opened.fill(&weight.name, &mut values).map(|()| values)
+            };
+            voters.push(trained.weights().iter().map(one).collect::<Result<_>>()?);
         }
-        let voter = |index: usize| read_all(&folder.join(format!("voter-{index}.safetensors")), &sizes);
-        let voters = (0..state.voters.len()).map(voter).collect::<Result<_>>()?;
-        trained.restore(&values, Some(optimizer))?;
         Ok(Loaded { state, voters })
     }
 
-    /// Values of the weights of step `step`.
-    pub(crate) fn values(&self, step: u64, trained: &Trained) -> Result<Values> {
-        let sizes: Vec<(String, usize)> =
-            trained.weights().iter().map(|weight| (weight.name.clone(), weight.values.elem_count())).collect();
-        read_all(&self.folder(step).join("weights.safetensors"), &sizes)
+    /// Puts the weights of step `step` into `trained`, with the optimizer's state if that is wanted.
+    pub(crate) fn read(&self, step: u64, trained: &mut Trained, state: bool) -> Result<()> {
+        let folder = self.folder(step);
+        let mut weights = Tensors::open(folder.join("weights.safetensors"))?;
+        let mut optimizer = Tensors::open(folder.join("optimizer.safetensors"))?;
+        trained.restore(state, &mut |name, number, to| match number {
+            None => weights.fill(name, to),
+            Some(number) => optimizer.fill(&buffer(name, number), to),
+        })
     }
 }
 
-fn write<'a>(path: &Path, tensors: impl Iterator<Item = (String, &'a Vec<f32>)>) -> Result<()> {
-    let mut views = Vec::new();
-    let bytes: Vec<(String, Vec<u8>)> =
-        tensors.map(|(name, values)| (name, values.iter().flat_map(|x| x.to_le_bytes()).collect())).collect();
-    for (name, bytes) in &bytes {
-        let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map_err(damaged(path))?;
-        views.push((name, view));
+/// Name of the optimizer's buffer `number` of a weight.
+fn buffer(weight: &str, number: usize) -> String {
+    format!("{weight}.{number}")
+}
+
+/// Numbers as they are written; nothing is copied. Little-endian, as all machines that candle runs on.
+struct Numbers<'a> {
+    values: &'a [f32],
+    shape: [usize; 1],
+}
+
+impl<'a> Numbers<'a> {
+    fn new(values: &'a [f32]) -> Self {
+        Self { values, shape: [values.len()] }
     }
-    safetensors::serialize_to_file(views, None, path).map_err(damaged(path))
 }
 
-fn damaged(path: &Path) -> impl FnOnce(safetensors::SafeTensorError) -> HealError + use<> {
-    let path = path.to_owned();
-    move |cause| HealError::Damaged { path, reason: cause.to_string() }
+impl View for Numbers<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(bytemuck::cast_slice(self.values))
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.values.len()
+    }
 }
 
-fn read(path: &Path) -> Result<BTreeMap<String, Vec<f32>>> {
-    let bytes = std::fs::read(path).map_err(file(path))?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(damaged(path))?;
-    let values = |view: TensorView<'_>| -> Vec<f32> {
-        view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-    };
-    Ok(tensors.tensors().into_iter().map(|(name, view)| (name, values(view))).collect())
+fn write<'a>(path: &Path, tensors: impl Iterator<Item = (String, Numbers<'a>)>) -> Result<()> {
+    safetensors::serialize_to_file(tensors, None, path)
+        .map_err(|cause| HealError::Damaged { path: path.to_owned(), reason: cause.to_string() })
 }
 
-fn read_all(path: &Path, sizes: &[(String, usize)]) -> Result<Values> {
-    let mut tensors = read(path)?;
-    sizes.iter().map(|(name, size)| take(path, &mut tensors, name, *size)).collect()
+/// A file of tensors, read one by one into memory that is there already.
+struct Tensors {
+    path: PathBuf,
+    file: File,
+    places: BTreeMap<String, [u64; 2]>,
 }
 
-fn take(path: &Path, tensors: &mut BTreeMap<String, Vec<f32>>, name: &str, size: usize) -> Result<Vec<f32>> {
-    let reason = match tensors.remove(name) {
-        Some(values) if values.len() == size => return Ok(values),
-        Some(values) => format!("`{name}` has {} values, wanted {size}", values.len()),
-        None => format!("`{name}` is missing"),
-    };
-    Err(HealError::Damaged { path: path.to_owned(), reason })
+#[derive(Deserialize)]
+struct Entry {
+    data_offsets: [u64; 2],
+}
+
+impl Tensors {
+    fn open(path: PathBuf) -> Result<Self> {
+        let damaged = |reason: String| HealError::Damaged { path: path.clone(), reason };
+        let mut opened = File::open(&path).map_err(file(&path))?;
+        let size = opened.metadata().map_err(file(&path))?.len();
+        let mut length = [0; 8];
+        opened.read_exact(&mut length).map_err(file(&path))?;
+        let length = u64::from_le_bytes(length);
+        if length > size.saturating_sub(8) {
+            return Err(damaged(format!("a header of {length} bytes in a file of {size}")));
+        }
+        let mut header = vec![0; length as usize];
+        opened.read_exact(&mut header).map_err(file(&path))?;
+        let entries: BTreeMap<String, Entry> =
+            serde_json::from_slice(&header).map_err(|cause| damaged(cause.to_string()))?;
+        let place = |entry: &Entry| entry.data_offsets.map(|offset| (8 + length).saturating_add(offset));
+        let places = entries.iter().map(|(name, entry)| (name.clone(), place(entry))).collect();
+        Ok(Self { path, file: opened, places })
+    }
+
+    /// The numbers of the tensor `name`, as many as `to` has.
+    fn fill(&mut self, name: &str, to: &mut [f32]) -> Result<()> {
+        let damaged = |reason: String| HealError::Damaged { path: self.path.clone(), reason };
+        let [start, end] = *self.places.get(name).ok_or_else(|| damaged(format!("`{name}` is missing")))?;
+        if end.saturating_sub(start) != 4 * to.len() as u64 {
+            let found = end.saturating_sub(start) / 4;
+            return Err(damaged(format!("`{name}` has {found} values, wanted {}", to.len())));
+        }
+        let read = self.file.seek(SeekFrom::Start(start));
+        let read = read.and_then(|_| self.file.read_exact(bytemuck::cast_slice_mut(to)));
+        read.map_err(|cause| damaged(format!("`{name}`: {cause}")))
+    }
 }

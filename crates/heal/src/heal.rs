@@ -12,7 +12,7 @@ use crate::trained::{Trained, Training};
 use crate::trainer::{Phase, Source, Trainer};
 
 /// Tokens of one forward pass, unless a sequence has more.
-pub(crate) const TOKENS: usize = 4096;
+pub const TOKENS: usize = 4096;
 
 /// What a training came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,30 +62,38 @@ impl Healed {
 /// [`HealError`]; the last checkpoint stays, and the next call goes on from it.
 pub fn heal(job: &Job<'_>, plan: &Plan) -> Result<Healed> {
     plan.check()?;
-    plan.check_models(job.student.spec(), job.teacher.as_ref().map(Model::spec), &job.origin)?;
+    let student = (job.student)()?;
+    plan.check_models(student.spec(), job.teacher.as_ref().map(Model::spec), &job.origin)?;
     std::fs::create_dir_all(job.folder).map_err(file(job.folder))?;
     own(job)?;
-    let before = loss_of(&job.student, job)?;
+    let before = loss_of(&student, job)?;
     let teacher = job.teacher.as_ref().map(|teacher| loss_of(teacher, job)).transpose()?;
-    let cache = plan.cache.then(|| fill(job, plan)).transpose()?;
-    let mut student = job.student.clone();
-    if plan.local_steps > 0 {
-        let training = Training::Parameters(vec!["model.layers.*".to_owned()]);
-        let begun = || Trained::new(&student, &training, &*plan.optimizer, plan.seed);
-        let mut trainer = Trainer::new(job, plan, (Phase::Local, begun()?), None)?;
-        trainer.run()?;
-        student = trainer.finish(begun)?.1.model().clone();
-    }
-    let begun = || Trained::new(&student, &plan.training, &*plan.optimizer, plan.seed);
-    let mut trainer = Trainer::new(job, plan, (Phase::Global, begun()?), cache.as_ref())?;
+    let cache = plan.cache.then(|| fill(job, plan, student.spec().vocab)).transpose()?;
+    let mut trainer = Trainer::new(job, plan, (Phase::Global, begin(job, plan, student)?), cache.as_ref())?;
     trainer.run()?;
     let (tokens, epochs) = trainer.progress();
-    let (result, trained) = trainer.finish(begun)?;
+    let (result, trained) = trainer.finish(|| begin(job, plan, (job.student)()?))?;
     let (model, count) = (trained.model().clone(), trained.count());
     let after = loss_of(&model, job)?;
     let steps = plan.steps;
     let summary = Summary { trained: count, tokens, steps, before, after, teacher, result, epochs };
     Ok(Healed { model, trained, summary })
+}
+
+/// `student` ready for the steps of the whole model: with local steps, after them.
+fn begin(job: &Job<'_>, plan: &Plan, student: Model) -> Result<Trained> {
+    let begun = |student| -> Result<Trained> {
+        let training = Training::Parameters(vec!["model.layers.*".to_owned()]);
+        Trained::new(student, &training, &*plan.optimizer, plan.seed)
+    };
+    let student = if plan.local_steps == 0 {
+        student
+    } else {
+        let mut trainer = Trainer::new(job, plan, (Phase::Local, begun(student)?), None)?;
+        trainer.run()?;
+        trainer.finish(|| begun((job.student)()?))?.1.model().clone()
+    };
+    Trained::new(student, &plan.training, &*plan.optimizer, plan.seed)
 }
 
 /// Refuses a folder that another training has begun in.
@@ -116,7 +124,7 @@ pub(crate) fn loss_of(model: &Model, job: &Job<'_>) -> Result<f64> {
 }
 
 /// Writes what is missing of the teacher's likeliest tokens.
-fn fill(job: &Job<'_>, plan: &Plan) -> Result<Cache> {
+fn fill(job: &Job<'_>, plan: &Plan, own: usize) -> Result<Cache> {
     let wanted = plan.teachers().into_iter().find_map(|teacher| match teacher {
         Teacher::Original { temperature, top: Some(top) } => Some((temperature, top)),
         _ => None,
@@ -136,7 +144,7 @@ fn fill(job: &Job<'_>, plan: &Plan) -> Result<Cache> {
     let bytes = taper_base::Bytes(total * sequence * bytes_per_token(top));
     job.progress.begin(&format!("teacher's {top} likeliest tokens, {bytes}"), total);
     job.progress.advance(known, "");
-    let mut source = Source::new(job, plan, None)?;
+    let mut source = Source::new(job, plan, own, None)?;
     source.skip(known)?;
     let together = (TOKENS / plan.length).max(1) as u64;
     let mut at = known;

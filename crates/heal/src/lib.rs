@@ -23,7 +23,7 @@ mod trainer;
 
 pub use corruptors::Corruptor;
 pub use error::HealError;
-pub use heal::{Healed, Summary, heal};
+pub use heal::{Healed, Summary, TOKENS, heal};
 pub use losses::Aim;
 pub use metrics::{Metric, read as read_metrics};
 pub use noise::Noise;

@@ -6,7 +6,7 @@ use taper_arch::ModelSpec;
 use taper_base::Fingerprint;
 use taper_base::progress::Progress;
 use taper_data::{FeedText, TextTokenizer, Tokens};
-use taper_model::Model;
+use taper_model::{Model, ModelError};
 
 use crate::error::{HealError, Result};
 use crate::losses::Aim;
@@ -65,8 +65,8 @@ pub struct Plan {
 
 /// What a training works on.
 pub struct Job<'a> {
-    /// The pruned model.
-    pub student: Model,
+    /// Reads the pruned model. It is asked for again if training brings nothing, so that no copy of it is kept.
+    pub student: &'a (dyn Fn() -> std::result::Result<Model, ModelError> + Sync),
     /// The model it was cut from.
     pub teacher: Option<Model>,
     /// Which block of the teacher each block of the student was.
@@ -110,6 +110,16 @@ impl Plan {
     pub fn wants_teacher(&self) -> bool {
         let original = |teacher: &Teacher| matches!(teacher, Teacher::Original { .. });
         self.local_steps > 0 || self.looks_inside() || self.teachers().iter().any(original)
+    }
+
+    /// Bytes of the teacher's cache on disk, if there is to be one.
+    pub fn cache_bytes(&self) -> Option<u64> {
+        let top = self.teachers().into_iter().find_map(|teacher| match teacher {
+            Teacher::Original { top, .. } => top,
+            _ => None,
+        });
+        let tokens = self.steps * (self.sequences * self.length) as u64;
+        top.filter(|_| self.cache).map(|top| tokens * crate::cache::bytes_per_token(top))
     }
 
     /// Checks what no single setting says.

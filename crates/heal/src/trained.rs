@@ -48,7 +48,8 @@ pub(crate) struct Weight {
     pub(crate) name: String,
     pub(crate) values: Host,
     gradient: Host,
-    state: Vec<Vec<f32>>,
+    /// The optimizer's buffers.
+    pub(crate) state: Vec<Vec<f32>>,
     shape: Vec<usize>,
     hidden: bool,
     transposed: bool,
@@ -63,12 +64,12 @@ impl Weight {
         Ok(Self { name, values, gradient, state, shape, hidden, transposed })
     }
 
-    fn update(&mut self, optimizer: &dyn Optimizer, step: u64, rate: f64) -> Result<()> {
+    fn update(&mut self, optimizer: &dyn Optimizer, (step, rate, scale): (u64, f64, f32)) -> Result<()> {
         let gradient = cpu::Values::of("update", &self.gradient)?;
         let kind = Kind { shape: &self.shape, hidden: self.hidden, transposed: self.transposed };
         let state = &mut self.state;
         cpu::change("update", &self.values, |weight| {
-            optimizer.update(Slot { kind, weight, gradient: &gradient, state }, step, rate);
+            optimizer.update(Slot { kind, weight, gradient: &gradient, scale, state }, step, rate);
         })?;
         Ok(())
     }
@@ -88,6 +89,9 @@ fn candle(op: &'static str) -> impl FnOnce(candle_core::Error) -> HealError {
     move |cause| HealError::Kernel(KernelError::Tensor { op, cause })
 }
 
+/// Fills a weight's values, or one of its buffers.
+pub(crate) type Filler<'a> = dyn FnMut(&str, Option<usize>, &mut [f32]) -> Result<()> + 'a;
+
 /// A model in training.
 pub(crate) struct Trained {
     model: Model,
@@ -98,7 +102,7 @@ pub(crate) struct Trained {
 
 impl Trained {
     /// `student`, with what `training` says ready to be trained by `optimizer`; adapters begin at numbers drawn from `seed`.
-    pub(crate) fn new(student: &Model, training: &Training, optimizer: &dyn Optimizer, seed: u64) -> Result<Self> {
+    pub(crate) fn new(student: Model, training: &Training, optimizer: &dyn Optimizer, seed: u64) -> Result<Self> {
         match training {
             Training::Parameters(patterns) => whole::begin(student, patterns, optimizer),
             Training::Adapters(settings) => adapters::begin(student, settings, optimizer, seed),
@@ -157,9 +161,9 @@ impl Trained {
         Ok(done?)
     }
 
-    /// One step of the optimizer, `step` from 1 on.
-    pub(crate) fn update(&mut self, optimizer: &dyn Optimizer, step: u64, rate: f64) -> Result<()> {
-        self.weights.iter_mut().try_for_each(|weight| weight.update(optimizer, step, rate))?;
+    /// One step of the optimizer, `step` from 1 on, at learning rate `rate`; gradients are multiplied with `scale`.
+    pub(crate) fn update(&mut self, optimizer: &dyn Optimizer, (step, rate, scale): (u64, f64, f32)) -> Result<()> {
+        self.weights.iter_mut().try_for_each(|weight| weight.update(optimizer, (step, rate, scale)))?;
         self.refresh()
     }
 
@@ -174,20 +178,24 @@ impl Trained {
         Ok(self.weights.iter().map(copy).collect::<std::result::Result<_, _>>()?)
     }
 
-    /// Puts values and, if given, the optimizer's state in place, one for each weight.
-    pub(crate) fn restore(&mut self, values: &[Vec<f32>], state: Option<Vec<Vec<Vec<f32>>>>) -> Result<()> {
-        for (weight, values) in self.weights.iter().zip(values) {
-            cpu::change("restore", &weight.values, |to| to.copy_from_slice(values))?;
-        }
-        if let Some(state) = state {
-            self.weights.iter_mut().zip(state).for_each(|(weight, state)| weight.state = state);
+    /// Lets `read` fill the values of each weight, by its name, and if `state` the optimizer's buffers, by number.
+    pub(crate) fn restore(&mut self, state: bool, read: &mut Filler<'_>) -> Result<()> {
+        for weight in &mut self.weights {
+            cpu::change("restore", &weight.values, |to| read(&weight.name, None, to))??;
+            for (number, buffer) in weight.state.iter_mut().enumerate().filter(|_| state) {
+                read(&weight.name, Some(number), buffer)?;
+            }
         }
         self.refresh()
     }
 
-    /// The optimizer's buffers of each weight.
-    pub(crate) fn state(&self) -> impl Iterator<Item = &[Vec<f32>]> {
-        self.weights.iter().map(|weight| &weight.state[..])
+    /// Gives back the memory of what only training needs.
+    pub(crate) fn rest(&mut self) -> Result<()> {
+        for weight in &mut self.weights {
+            weight.gradient = zeros(&[0])?;
+            weight.state.clear();
+        }
+        Ok(())
     }
 
     /// A model of its own with `values` as the weights.

@@ -47,10 +47,10 @@ pub(crate) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    pub(crate) fn new(job: &'a Job<'_>, plan: &'a Plan, state: Option<&State>) -> Result<Self> {
+    pub(crate) fn new(job: &'a Job<'_>, plan: &'a Plan, vocab: usize, state: Option<&State>) -> Result<Self> {
         let cursors = state.map(|state| state.cursors.clone());
         let feed = Feed::new(job.tokenizer, job.texts.clone(), (plan.length, plan.seed), cursors)?;
-        Ok(Self { feed, plan, vocab: job.student.spec().vocab })
+        Ok(Self { feed, plan, vocab })
     }
 
     /// Passes over the first `count` sequences.
@@ -109,6 +109,7 @@ pub(crate) struct Trainer<'a> {
     voting: Vec<Model>,
     recompute: Recompute,
     started: Instant,
+    seen: Option<(u64, f64)>, // the last look at the validation text
 }
 
 impl<'a> Trainer<'a> {
@@ -123,7 +124,7 @@ impl<'a> Trainer<'a> {
         let last = checkpoints.steps()?.pop();
         let loaded = last.map(|step| checkpoints.load(step, &mut trained)).transpose()?;
         let (state, voters) = loaded.map_or_else(Default::default, |loaded| (Some(loaded.state), loaded.voters));
-        let source = Source::new(job, plan, state.as_ref())?;
+        let source = Source::new(job, plan, trained.model().spec().vocab, state.as_ref())?;
         let state = match state {
             Some(state) => state,
             None => State {
@@ -154,6 +155,7 @@ impl<'a> Trainer<'a> {
             voting,
             recompute,
             started,
+            seen: None,
         })
     }
 
@@ -168,10 +170,15 @@ impl<'a> Trainer<'a> {
         self.job.progress.begin(what, steps);
         self.job.progress.advance(self.state.step, "");
         let (mut saved, minutes) = (Instant::now(), self.plan.checkpoint_minutes);
+        let (start, known) = (Instant::now(), self.state.tokens);
         while self.state.step < steps {
             let (loss, rate) = self.step()?;
             let step = self.state.step;
-            let mut note = format!("loss {loss:.4}, rate {rate:.1e}");
+            let pace = (self.state.tokens - known) as f64 / start.elapsed().as_secs_f64().max(1e-9);
+            let mut note = format!("loss {loss:.4}, rate {rate:.1e}, {pace:.0} tokens/s");
+            if let Some((step, found)) = self.seen {
+                note = format!("{note}, validation {found:.4} at step {step}");
+            }
             let last = step == steps;
             let mut save = last || step.is_multiple_of(self.plan.checkpoint_every);
             if last || step.is_multiple_of(self.plan.validate_every) {
@@ -186,7 +193,7 @@ impl<'a> Trainer<'a> {
                     self.state.best = (step, found);
                     save = true;
                 }
-                note = format!("{note}, validation {found:.4}");
+                self.seen = Some((step, found));
             }
             let long = minutes.is_some_and(|minutes| saved.elapsed() > Duration::from_secs_f64(60.0 * minutes));
             if save || long {
@@ -217,8 +224,8 @@ impl<'a> Trainer<'a> {
             Phase::Global => plan.aims.iter().zip(&losses).map(weighted).sum(),
         };
         self.check(loss, norm)?;
-        self.transform(norm, step)?;
-        self.trained.update(&*plan.optimizer, step + 1, rate)?;
+        let scale = self.transform(norm, step)?;
+        self.trained.update(&*plan.optimizer, (step + 1, rate, scale))?;
         self.state.step += 1;
         self.state.tokens += (plan.sequences * plan.length) as u64;
         self.vote()?;
@@ -298,21 +305,15 @@ impl<'a> Trainer<'a> {
         (piece.first..piece.first + piece.batch.sequences() as u64).map(one).collect()
     }
 
-    /// Clips the gradient, of norm `norm`, and adds noise.
-    fn transform(&self, norm: f64, step: u64) -> Result<()> {
+    /// Adds noise to the gradient, of norm `norm`, clipped; what it is still to be multiplied with is returned.
+    fn transform(&self, norm: f64, step: u64) -> Result<f32> {
         let scale = self.plan.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0)) as f32; // torch's clip_grad_norm_
-        let (noise, seed) = (&self.plan.noise, self.plan.seed);
-        if scale == 1.0 && noise.is_none() {
-            return Ok(());
-        }
+        let (Some(noise), seed) = (&self.plan.noise, self.plan.seed) else { return Ok(scale) };
         self.trained.each_gradient(&mut |index, gradient| {
-            if scale != 1.0 {
-                gradient.iter_mut().for_each(|g| *g *= scale);
-            }
-            if let Some(noise) = noise {
-                noise.add(gradient, step, (seed, index as u64));
-            }
-        })
+            gradient.iter_mut().for_each(|g| *g *= scale);
+            noise.add(gradient, step, (seed, index as u64));
+        })?;
+        Ok(1.0)
     }
 
     /// Stops a training that has failed.
@@ -371,9 +372,9 @@ impl<'a> Trainer<'a> {
         if step == 0 && self.state.step > 0 {
             return Ok((0, begun()?));
         }
+        self.trained.rest()?;
         if step != self.state.step {
-            let values = self.checkpoints.values(step, &self.trained)?;
-            self.trained.restore(&values, None)?;
+            self.checkpoints.read(step, &mut self.trained, false)?;
         }
         Ok((step, self.trained))
     }

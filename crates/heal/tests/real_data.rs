@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use taper_arch::{Architecture, select};
 use taper_base::{Fingerprint, progress::Silent};
 use taper_data::{Documents, FeedText, Pack, Shares, Split, TextSource, TextTokenizer, pack};
-use taper_heal::{AdapterSettings, Aim, Healed, Job, Plan, Training, heal, objectives};
+use taper_heal::{AdapterSettings, Aim, HealError, Healed, Job, Plan, Training, heal, objectives};
 use taper_model::{Checkpoint, Model};
 
 const STEPS: u64 = 12;
@@ -42,8 +42,12 @@ impl Scene {
     }
 
     fn heal_on(&self, folder: &Path, plan: &Plan, documents: Vec<&str>) -> Healed {
+        self.tried(folder, plan, documents).unwrap()
+    }
+
+    fn tried(&self, folder: &Path, plan: &Plan, documents: Vec<&str>) -> Result<Healed, HealError> {
         let job = Job {
-            student: self.student.clone(),
+            student: &|| Ok(self.student.clone()),
             teacher: Some(self.teacher.clone()),
             origin: (0..self.student.spec().blocks.len()).collect(),
             tokenizer: &self.tokenizer,
@@ -55,7 +59,7 @@ impl Scene {
             memory: 1 << 30,
             progress: &Silent,
         };
-        heal(&job, plan).unwrap()
+        heal(&job, plan)
     }
 }
 
@@ -227,6 +231,19 @@ fn a_training_that_only_harms_gives_back_what_there_was(data: &Path) {
     }
 }
 
+fn a_training_that_bursts_stops_with_its_last_good_checkpoint(data: &Path) {
+    let scene = Scene::new(data);
+    let folder = tempfile::tempdir().unwrap();
+    let steady = taper_heal::schedules::build("constant", &json!({"warmup": 0.0})).unwrap();
+    let bursts = Plan { rate: 3.0, schedule: steady, checkpoint_every: 2, ..plan(vec![aim("cross-entropy", &json!({}))]) };
+    let documents = scene.documents.of_split(&Shares::default(), Split::Calibration);
+    let refusal = scene.tried(folder.path(), &bursts, documents).map(|_| ()).unwrap_err();
+    let HealError::Diverged { step, norm, checkpoint, .. } = &refusal else { panic!("{refusal}") };
+    assert!(*step >= 5 && *norm > 0.0, "{refusal}");
+    let last = std::fs::read_dir(folder.path().join("checkpoints/global")).unwrap().map(|entry| entry.unwrap().path()).max();
+    assert!(checkpoint.ends_with(&last.unwrap().display().to_string()), "{refusal}");
+}
+
 fn a_cached_teacher_is_the_living_one(data: &Path) {
     let scene = Scene::new(data);
     let [live, cached] = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -241,5 +258,6 @@ testkit::real_data_tests!(
     trainings_are_those_of_pytorch,
     healing_brings_the_loss_down_and_goes_on_bit_for_bit,
     a_training_that_only_harms_gives_back_what_there_was,
+    a_training_that_bursts_stops_with_its_last_good_checkpoint,
     a_cached_teacher_is_the_living_one
 );

@@ -111,7 +111,7 @@ fn two_hundred_steps_are_those_of_pytorch() {
             for step in 1..=200_u64 {
                 let own: Vec<f32> = (1..=count).map(|i| (i as f64 * step as f64).sin() as f32).collect();
                 let gradient: Vec<f32> = turn(&own).iter().zip(&weight).map(|(own, w)| own + 0.3 * w).collect();
-                let slot = Slot { kind, weight: &mut weight, gradient: &gradient, state: &mut state };
+                let slot = Slot { kind, weight: &mut weight, gradient: &gradient, scale: 1.0, state: &mut state };
                 optimizer.update(slot, step, case["rate"].as_f64().unwrap());
                 if let Some(wanted) = case["weights"].get(step.to_string()) {
                     worst = worst.max(away(&weight, &turn(&floats(wanted))) / step as f64);

@@ -6,11 +6,12 @@ use serde::Serialize;
 use taper_arch::ModelSpec;
 use taper_base::Bytes;
 use taper_kernels::cuda::Storage;
-use taper_model::Recompute;
+use taper_model::{PassMemory, Recompute};
 use taper_proxies::{Load, Plan};
 
 use crate::device::{self, Gpu};
 use crate::machine;
+use crate::recipe::HealPart;
 use crate::{PipelineError, Recipe};
 
 /// Memory that a search takes, in bytes.
@@ -68,6 +69,26 @@ impl MemoryNeed {
             format!("memory: needs {}, {} is free: less data.length helps", Bytes(self.total), Bytes(self.free))
         })
     }
+}
+
+/// Bytes that training takes at most, if nothing were pruned of a model of `spec`: weights as stored, of teacher and student;
+/// what is trained, its gradients and the optimizer's buffers; activations, computed again.
+fn healing(part: &HealPart, spec: &ModelSpec, length: usize) -> u64 {
+    let numbers = taper_model::parameter_count(spec);
+    let buffers = if part.optimizer.name == "lion" { 1 } else { 2 };
+    let trained = if part.lora.is_some() { 4 } else { 4 * (2 + buffers) };
+    let length = part.length.unwrap_or(length);
+    let tokens = (part.sequences * length).min(length.max(taper_heal::TOKENS));
+    2 * device::weights(spec) + trained * numbers + PassMemory::of(spec, tokens).backward(Recompute::Insides)
+}
+
+/// What to say if healing could take more memory than is free.
+pub(crate) fn healing_note(recipe: &Recipe, spec: &ModelSpec) -> Option<String> {
+    let part = recipe.heal.as_ref()?;
+    let (need, free) = (healing(part, spec, recipe.data.length), machine::available_bytes());
+    let help = if part.lora.is_some() { "a smaller `length`" } else { "`lora`, or the optimizer `lion`" };
+    let note = || format!("heal: needs up to {}, {} is free: {help} helps", Bytes(need), Bytes(free));
+    (need > free).then(note)
 }
 
 impl fmt::Display for MemoryNeed {

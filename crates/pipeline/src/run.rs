@@ -12,7 +12,7 @@ use taper_model::Checkpoint;
 use crate::context::Context;
 use crate::device;
 use crate::gates::{Gate, judge};
-use crate::memory::MemoryNeed;
+use crate::memory::{MemoryNeed, healing_note};
 use crate::recipe::EvalPart;
 use crate::run_dir::RunDir;
 use crate::stages::evaluate::{Evaluation, evaluate};
@@ -64,7 +64,7 @@ pub struct Checked {
 /// If it cannot.
 pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     recipe.model.check()?;
-    let (mut memory, mut gpu, mut no_gpu) = (None, None, None);
+    let (mut memory, mut healing, mut gpu, mut no_gpu) = (None, None, None, None);
     match device::open(recipe.device) {
         Ok(open) => gpu = open,
         Err(PipelineError::Device { cause }) => no_gpu = Some(format!("device: {cause}")),
@@ -78,17 +78,24 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
             crate::context::range(recipe, checkpoint.spec())?;
         }
         memory = Some(MemoryNeed::of(recipe, checkpoint.spec(), gpu.as_ref())?);
+        healing = healing_note(recipe, checkpoint.spec());
     }
     let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
     let trials = strategy.trials();
     let mut notes: Vec<String> = memory.and_then(|memory| memory.note()).into_iter().collect();
+    notes.extend(healing);
     notes.extend(no_gpu);
+    if recipe.heal.is_some() && gpu.is_some() {
+        notes.push("heal: trains on the CPU".to_owned());
+    }
     if recipe.budget.latency.is_some() {
         notes.push("budget.latency: what fits is known once times are measured".to_owned());
     }
     notes.extend(crate::stages::search::idle_racing(recipe, trials)?);
-    for (key, text) in [("data.text", Some(&recipe.data.text)), ("eval.text", recipe.eval.text.as_ref())] {
-        match text.map_or(Ok(Vec::new()), TextSource::files) {
+    let texts = recipe.heal.iter().flat_map(|heal| &heal.texts).map(|text| ("heal.texts", &text.text));
+    let texts = [("data.text", &recipe.data.text)].into_iter().chain(texts);
+    for (key, text) in texts.chain(recipe.eval.text.as_ref().map(|text| ("eval.text", text))) {
+        match if text.dataset.is_some() { Ok(Vec::new()) } else { TextSource::files(text) } {
             Err(DataError::Read { path, cause }) if cause.kind() == ErrorKind::NotFound => {
                 notes.push(format!("{key}: {} is not on this machine", path.display()));
             }

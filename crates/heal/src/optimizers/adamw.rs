@@ -55,10 +55,11 @@ impl Optimizer for AdamW {
     }
 
     fn update(&self, slot: Slot<'_>, step: u64, rate: f64) {
-        let Slot { kind, weight, gradient, state } = slot;
+        let Slot { kind, weight, gradient, scale, state } = slot;
         let [m, v] = state else { return }; // as many as `buffers` says
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
         let numbers = update::AdamW {
+            scale,
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
             eps: self.eps as f32,
@@ -79,7 +80,7 @@ mod tests {
         for (shape, want) in [(&[2, 1][..], [0.89, 1.11 - 0.02]), (&[2], [0.9, 1.1])] {
             let (mut weight, mut state) = ([1.0_f32; 2], vec![vec![0.0; 2]; 2]);
             let kind = Kind { shape, hidden: false, transposed: false };
-            let slot = Slot { kind, weight: &mut weight, gradient: &[3.0, -5.0], state: &mut state };
+            let slot = Slot { kind, weight: &mut weight, gradient: &[3.0, -5.0], scale: 1.0, state: &mut state };
             AdamW::default().update(slot, 1, 0.1);
             assert!(weight.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{weight:?}");
         }

@@ -27,8 +27,10 @@ pub struct Slot<'a> {
     pub kind: Kind<'a>,
     /// Its values.
     pub weight: &'a mut [f32],
-    /// Gradient of the loss.
+    /// Gradient of the loss, to be multiplied with `scale` first.
     pub gradient: &'a [f32],
+    /// What clips the gradient; 1 if nothing does.
+    pub scale: f32,
     /// The optimizer's own buffers, as many as [`Optimizer::buffers`] says, zero before the first step.
     pub state: &'a mut [Vec<f32>],
 }

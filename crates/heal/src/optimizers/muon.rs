@@ -73,13 +73,13 @@ impl Optimizer for Muon {
         let (true, [rows, columns]) = (slot.kind.hidden, slot.kind.shape) else {
             return self.adamw.update(slot, step, rate);
         };
-        let Slot { kind, weight, gradient, state } = slot;
+        let Slot { kind, weight, gradient, scale, state } = slot;
         let [momentum] = state else { return }; // as many as `buffers` says
         let keep = self.momentum as f32;
-        update::blend(momentum, keep, gradient, 1.0 - keep);
+        update::blend(momentum, keep, gradient, scale * (1.0 - keep));
         let mut direction = momentum.clone();
         if self.nesterov {
-            update::blend(&mut direction, keep, gradient, 1.0 - keep);
+            update::blend(&mut direction, keep, gradient, scale * (1.0 - keep));
         }
         // of a matrix of numbers in its own memory no step can fail
         let Ok(direction) = orthogonal(direction, [*rows, *columns], self.ns_steps) else { return };
@@ -144,7 +144,7 @@ mod tests {
         let step = |transposed| {
             let (mut weight, mut state) = ([0.0_f32; 4], vec![vec![0.0; 4]]);
             let kind = Kind { shape: &[4, 1], hidden: true, transposed };
-            muon.update(Slot { kind, weight: &mut weight, gradient: &[1.0, 0.0, 0.0, 0.0], state: &mut state }, 1, 0.1);
+            muon.update(Slot { kind, weight: &mut weight, gradient: &[1.0, 0.0, 0.0, 0.0], scale: 1.0, state: &mut state }, 1, 0.1);
             weight[0]
         };
         assert!((step(false) / step(true) - 2.0).abs() < 1e-5, "sqrt(4 / 1)");

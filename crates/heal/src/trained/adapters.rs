@@ -38,7 +38,7 @@ pub(super) struct Adapter {
 }
 
 pub(super) fn begin(
-    student: &Model,
+    student: Model,
     settings: &AdapterSettings,
     optimizer: &dyn Optimizer,
     seed: u64,
@@ -65,7 +65,7 @@ pub(super) fn begin(
         adapter.weights(settings, optimizer, seed, &mut weights)?;
         all.push(adapter);
     }
-    let model = replaced(student, &|place, tensor| {
+    let model = replaced(&student, &|place, tensor| {
         Ok(all.iter().find(|adapter| adapter.place == place).map_or(tensor, |adapter| adapter.merged.clone().into()))
     })?;
     let mut adapters = Adapters { settings: settings.clone(), all };

@@ -10,11 +10,11 @@ use super::{Trained, Weight, own, replaced};
 use crate::error::{HealError, Result};
 use crate::optimizers::Optimizer;
 
-pub(super) fn begin(student: &Model, patterns: &[String], optimizer: &dyn Optimizer) -> Result<Trained> {
+pub(super) fn begin(student: Model, patterns: &[String], optimizer: &dyn Optimizer) -> Result<Trained> {
     let names: Vec<Place> = student.tensors().into_iter().map(|(place, _)| place).collect();
     let chosen = chosen("train", patterns, &names)?;
     let (weights, places) = (std::cell::RefCell::new(Vec::new()), std::cell::RefCell::new(BTreeMap::new()));
-    let model = replaced(student, &|place, tensor| {
+    let model = replaced(&student, &|place, tensor| {
         if !chosen.is_match(place.to_string()) {
             return Ok(tensor);
         }

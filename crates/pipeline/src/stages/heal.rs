@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use taper_arch::Selection;
-use taper_base::Fingerprint;
+use taper_base::{Bytes, Fingerprint};
 use taper_data::{DataError, Documents, FeedText, Pack, Shares, Split, TextTokenizer, Tokens, pack};
 use taper_heal::{Job, Metric, Plan, Summary, read_metrics};
 use taper_hub::export;
@@ -131,7 +131,9 @@ impl Healing<'_> {
         let (stage, plan) = (Stage::Heal, self.plan);
         let names: Vec<&str> = plan.aims.iter().map(|aim| aim.name.as_str()).collect();
         let tokens = plan.sequences * plan.length;
-        self.console.started(stage, &format!("{} steps of {tokens} tokens, {}", plan.steps, names.join(" + ")));
+        let cache = plan.cache_bytes().map(|bytes| format!("; the teacher's cache takes {}", Bytes(bytes)));
+        let what = format!("{} steps of {tokens} tokens, {}", plan.steps, names.join(" + "));
+        self.console.started(stage, &(what + &cache.unwrap_or_default()));
         let identity = key.fingerprint();
         let work = self.run.root().join("heal.work").join(identity.short());
         let outcome = self.run.run(key, |dir| self.work((&work, &identity), dir, tokenizer, teacher()?))?;
@@ -154,7 +156,7 @@ impl Healing<'_> {
         let checkpoint = Checkpoint::open(self.student)?;
         fs::create_dir_all(work).map_err(io(work))?;
         let job = Job {
-            student: Model::load(&checkpoint)?,
+            student: &|| Model::load(&Checkpoint::open(self.student)?),
             teacher,
             origin: self.origin.clone(),
             tokenizer,
