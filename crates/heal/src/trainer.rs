@@ -380,9 +380,9 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Whether all activations fit half of the memory that is free; the result is the same.
+/// Whether activations fit half of the memory that is free; the result is the same.
 fn recompute(model: &Model, plan: &Plan, memory: u64) -> Recompute {
     let tokens = TOKENS.max(plan.length).min(plan.sequences * plan.length);
-    let need = PassMemory::of(model.spec(), tokens).backward(Recompute::Nothing);
-    if need <= memory / 2 { Recompute::Nothing } else { Recompute::Insides }
+    let need = PassMemory::of(model.spec(), tokens).backward(Recompute::Cheap);
+    if need <= memory / 2 { Recompute::Cheap } else { Recompute::Insides }
 }

@@ -6,6 +6,7 @@ use taper_kernels::{
 };
 
 use crate::model::Attention;
+use crate::mlp::made;
 use crate::pass::Flow;
 use crate::{Gradient, Parameter, Place, Sink};
 
@@ -21,7 +22,7 @@ pub(crate) struct Context<'a> {
 
 /// What the backward pass needs of the forward pass.
 pub(crate) struct AttentionTape {
-    normed: Tensor,                // [tokens, d_model]
+    normed: Option<Tensor>,        // [tokens, d_model]; none: made again
     unnormed: Option<[Tensor; 2]>, // q and k before their norm, if they have one
     q: Tensor,                     // after norm and rotation
     k: Tensor,
@@ -42,6 +43,11 @@ impl AttentionTape {
     /// The input of o: `[tokens, n_heads * d_head]`.
     pub(crate) fn units(&self) -> &Tensor {
         &self.attended.out
+    }
+
+    /// Without what no product is needed for.
+    pub(crate) fn slim(self) -> Self {
+        Self { normed: None, ..self }
     }
 
     /// What is attended.
@@ -78,7 +84,7 @@ impl Attention {
     pub(crate) fn tape(&self, context: &Context<'_>, x: &Tensor) -> Result<AttentionTape> {
         let Projected { normed, unnormed, q, k, v } = self.project(context, x)?;
         let attended = attention(&q, &k, &v, self.heads(context))?;
-        Ok(AttentionTape { normed, unnormed, q, k, v, attended })
+        Ok(AttentionTape { normed: Some(normed), unnormed, q, k, v, attended })
     }
 
     /// What is attended.
@@ -132,6 +138,7 @@ impl Attention {
                 *d = dx.reshape(d.dims())?;
             }
         }
+        let normed = made(normed, || rms_norm(x, &self.norm, context.eps))?;
         let matrices = [(P::Q, P::QBias, &self.q, &dq), (P::K, P::KBias, &self.k, &dk), (P::V, P::VBias, &self.v, &dv)];
         for (matrix, bias, weight, units) in matrices {
             take(matrix, Gradient::Matrix { units, other: &normed, weight })?;

@@ -4,6 +4,7 @@
 //!
 //! - residual streams kept for the backward pass: `2 · blocks · d`, one a sub-block;
 //! - insides of an attention, kept or computed again: `d + 2q + 2kv` (`+ q + kv` if q and k are normed); of an MLP: `d + 3f`;
+//!   `Recompute::Cheap` keeps `d` less of an attention, `d + f` less of an MLP;
 //! - working set on top, at its widest: attention forward `q + 2d`, backward `3q + 4kv + 2d`; MLP forward `2d`, backward
 //!   `2f + 2d`;
 //! - the head works on a piece of the logits, of [`LOGITS`] values at most, and on `d`, backward `3d`;
@@ -26,12 +27,16 @@ pub struct PassMemory {
     pub streams: u64,
     /// Insides of all sub-blocks: what [`Recompute::Nothing`] keeps.
     pub insides: u64,
+    /// Of them, what [`Recompute::Cheap`] keeps.
+    pub slim: u64,
     /// The widest sub-block's forward pass: its insides and working set.
     pub widest_forward: u64,
     /// The widest sub-block's backward pass: its insides and working set.
     pub widest_backward: u64,
     /// The largest working set of a backward pass, insides aside.
     pub working: u64,
+    /// The same with what [`Recompute::Cheap`] makes again.
+    pub working_slim: u64,
     /// A piece of the logits and the head's input.
     pub head: u64,
     /// What the head's backward pass adds to that.
@@ -64,9 +69,11 @@ impl PassMemory {
         Self {
             streams: bytes(spec.d_model * halves.len()),
             insides: halves.iter().map(|half| bytes(half.insides)).sum(),
+            slim: halves.iter().map(|half| bytes(half.insides - half.cheap)).sum(),
             widest_forward: most(|half| half.insides + half.forward),
             widest_backward: most(|half| half.insides + half.backward),
             working: most(|half| half.backward),
+            working_slim: most(|half| half.backward + half.again),
             head: 4 * logits as u64 + bytes(spec.d_model),
             head_gradients: bytes(2 * spec.d_model),
             tile: 4 * (PACKED.min(largest) + if spec.dtype_bytes < 4 { TILE.min(largest) } else { 0 }) as u64,
@@ -85,6 +92,7 @@ impl PassMemory {
             + self.tile
             + match recompute {
                 Recompute::Insides => self.widest_backward.max(head),
+                Recompute::Cheap => self.slim + self.working_slim.max(head),
                 Recompute::Nothing => self.insides + self.working.max(head),
             }
     }
@@ -93,6 +101,8 @@ impl PassMemory {
 /// A sub-block, in values a token.
 struct Half {
     insides: usize,
+    cheap: usize, // of them, what needs no product
+    again: usize, // of that, what is there at the widest moment of the backward pass
     forward: usize,
     backward: usize,
 }
@@ -102,8 +112,20 @@ fn halves(spec: &ModelSpec, block: &BlockSpec) -> impl Iterator<Item = Half> + u
     let attention = block.attention.map(|a| {
         let (q, kv) = (a.n_heads * spec.d_head, a.n_kv_heads * spec.d_head);
         let unnormed = if spec.qk_norm { q + kv } else { 0 };
-        Half { insides: d + 2 * q + 2 * kv + unnormed, forward: q + 2 * d, backward: 3 * q + 4 * kv + 2 * d }
+        Half {
+            insides: d + 2 * q + 2 * kv + unnormed,
+            cheap: d,
+            again: 0,
+            forward: q + 2 * d,
+            backward: 3 * q + 4 * kv + 2 * d,
+        }
     });
-    let mlp = block.mlp.map(|m| Half { insides: d + 3 * m.d_ff, forward: 2 * d, backward: 2 * m.d_ff + 2 * d });
+    let mlp = block.mlp.map(|m| Half {
+        insides: d + 3 * m.d_ff,
+        cheap: d + m.d_ff,
+        again: m.d_ff,
+        forward: 2 * d,
+        backward: 2 * m.d_ff + 2 * d,
+    });
     attention.into_iter().chain(mlp)
 }

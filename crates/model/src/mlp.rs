@@ -9,16 +9,21 @@ use crate::{Gradient, Parameter, Place, Sink};
 
 /// What the backward pass needs of the forward pass.
 pub(crate) struct MlpTape {
-    normed: Tensor, // [tokens, d_model]
-    gate: Tensor,   // [tokens, d_ff]
-    up: Tensor,     // [tokens, d_ff]
-    h: Tensor,      // [tokens, d_ff]
+    normed: Option<Tensor>, // [tokens, d_model]; none: made again
+    gate: Tensor,           // [tokens, d_ff]
+    up: Tensor,             // [tokens, d_ff]
+    h: Option<Tensor>,      // [tokens, d_ff]; none: made again
 }
 
 impl MlpTape {
-    /// The input of down: `[tokens, d_ff]`.
-    pub(crate) fn units(&self) -> &Tensor {
-        &self.h
+    /// The input of down: `[tokens, d_ff]`, if it is there.
+    pub(crate) fn units(&self) -> Option<&Tensor> {
+        self.h.as_ref()
+    }
+
+    /// Without what no product is needed for.
+    pub(crate) fn slim(self) -> Self {
+        Self { normed: None, h: None, ..self }
     }
 }
 
@@ -31,7 +36,8 @@ impl Mlp {
         base: Option<&Tensor>,
     ) -> Result<(Tensor, MlpTape)> {
         let tape = self.tape(context, x)?;
-        Ok((from_units(base, &[(&tape.h, &self.down)], self.down_bias.as_ref())?, tape))
+        let h = made(tape.h.clone(), || swiglu(&tape.gate, &tape.up))?;
+        Ok((from_units(base, &[(&h, &self.down)], self.down_bias.as_ref())?, tape))
     }
 
     /// All but the output projection.
@@ -41,7 +47,7 @@ impl Mlp {
         let gate = into_units(&normed, &self.gate, bias(0))?; // [tokens, d_ff]
         let up = into_units(&normed, &self.up, bias(1))?;
         let h = swiglu(&gate, &up)?;
-        Ok(MlpTape { normed, gate, up, h })
+        Ok(MlpTape { normed: Some(normed), gate, up, h: Some(h) })
     }
 
     /// Gradient of `x` from that of the result; those of the parameters go to `sink`. What of the tape is no longer
@@ -56,15 +62,17 @@ impl Mlp {
     ) -> Result<Tensor> {
         use Parameter as P;
         let mut take = |parameter, gradient: Gradient<'_>| sink.take(Place::of(block, parameter), gradient);
-        take(P::Down, Gradient::Matrix { units: &tape.h, other: g, weight: &self.down })?;
+        let MlpTape { normed, gate, up, h } = tape;
+        let h = made(h, || swiglu(&gate, &up))?;
+        take(P::Down, Gradient::Matrix { units: &h, other: g, weight: &self.down })?;
         if self.down_bias.is_some() {
             take(P::DownBias, Gradient::Bias { dy: g })?;
         }
-        let MlpTape { normed, gate, up, h } = tape;
         drop(h);
         let dh = into_units(g, &self.down, None)?; // [tokens, d_ff]
         let (dgate, dup) = swiglu_backward(&gate, &up, &dh)?;
         drop((gate, up, dh));
+        let normed = made(normed, || rms_norm(x, &self.norm, context.eps))?;
         for (matrix, bias, weight, units) in
             [(P::Gate, P::GateBias, &self.gate, &dgate), (P::Up, P::UpBias, &self.up, &dup)]
         {
@@ -77,4 +85,9 @@ impl Mlp {
         take(P::MlpNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
         rms_norm_backward(Some(stream), x, &self.norm, context.eps, &dn)
     }
+}
+
+/// `kept`, or what `make` makes.
+pub(crate) fn made(kept: Option<Tensor>, make: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    kept.map_or_else(make, Ok)
 }

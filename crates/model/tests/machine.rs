@@ -90,7 +90,7 @@ fn compare(what: &str, [ours, cpu]: [&Model; 2], batch: Batch<'_>, most: [f64; 2
     let wanted = cpu.token_losses(batch).unwrap();
     worst[0] = testkit::relative_difference(&ours.token_losses(batch).unwrap(), &wanted);
     let (_, wanted_gradients) = gradients(cpu, batch, Recompute::Nothing);
-    for recompute in [Recompute::Nothing, Recompute::Insides] {
+    for recompute in [Recompute::Nothing, Recompute::Cheap, Recompute::Insides] {
         let (losses, found) = gradients(ours, batch, recompute);
         worst[0] = worst[0].max(testkit::relative_difference(&losses, &wanted));
         assert!(found.by_place.keys().eq(wanted_gradients.by_place.keys()), "{what}");
@@ -163,7 +163,7 @@ fn a_pass_waits_once_and_holds_what_was_said() {
         host.reset();
         there.token_losses(batch).unwrap();
         check("forward", memory.forward(), 1);
-        for recompute in [Recompute::Nothing, Recompute::Insides] {
+        for recompute in [Recompute::Nothing, Recompute::Cheap, Recompute::Insides] {
             host.reset();
             there.backward(batch, 1.0, recompute, &mut Nothing).unwrap();
             check(&format!("{recompute:?}"), memory.backward(recompute), 1);

@@ -99,7 +99,7 @@ fn peaks_are_what_was_said() {
                 assert!(SHARES.contains(&share), "shape {number}, {dtype:?}, {what}: {measured} of {said}");
             };
             check("forward", peak(|| drop(model.token_losses(batch).unwrap())), memory.forward());
-            for recompute in [Recompute::Nothing, Recompute::Insides] {
+            for recompute in [Recompute::Nothing, Recompute::Cheap, Recompute::Insides] {
                 let pass = || drop(model.backward(batch, 1.0, recompute, &mut Nothing).unwrap());
                 check(&format!("{recompute:?}"), peak(pass), memory.backward(recompute));
             }
