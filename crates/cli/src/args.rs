@@ -92,6 +92,19 @@ Examples:
   taper heal pruned --data train.txt --set 'lora={rank: 16, dora: true}' --rate 1e-3
 `taper methods` lists objectives, optimizers, schedules and corruptors; docs/heal.md describes every setting.")]
     Heal(Box<HealArgs>),
+    /// Write a checkpoint for other engines: GGUF, quantized or not, for llama.cpp.
+    ///
+    /// An engine that cannot hold the model is told before anything is written, with the rule that forbids it.
+    #[command(after_help = "\
+Examples:
+  taper export runs/demo --to gguf:f16,gguf:q4_k_m
+  taper export owner/name --to gguf:q8_0 --out exported")]
+    Export(ExportArgs),
+    /// Run a checkpoint and its exports in the engines of a Python, and compare logits and greedy text with taper's.
+    ///
+    /// transformers for the checkpoint, llama-cpp-python for GGUF files. An engine that is not installed is said, and how to
+    /// install it. Exit code 1 if one gives other numbers. Quantized files are told how far they are, and not judged.
+    Verify(VerifyArgs),
     /// Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text.
     ///
     /// With --tasks: the numbers that lm-evaluation-harness 0.4.13 gives for the same task version, shots and documents. Every
@@ -131,6 +144,30 @@ pub(crate) struct RecipeArgs {
     /// Worker threads, instead of the recipe's. Results do not depend on it.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// A run's folder (its healed or pruned checkpoint), a checkpoint's folder, Hub id or id@revision.
+    pub(crate) model: String,
+    /// Layouts: gguf:f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q4_0; `gguf` is gguf:f16.
+    #[arg(long, value_delimiter = ',', required = true, value_name = "TARGETS")]
+    pub(crate) to: Vec<taper_pipeline::Target>,
+    /// Folder for the results; by default `export` in the run's folder, else the model's name and `-export`.
+    #[arg(long, short, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// A run's folder (its healed or pruned checkpoint), a checkpoint's folder, Hub id or id@revision.
+    pub(crate) model: String,
+    /// Folder with .gguf files; by default `export` in the run's folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) exports: Option<PathBuf>,
+    /// The Python that has the engines.
+    #[arg(long, default_value = "python3", value_name = "PROGRAM")]
+    pub(crate) python: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

@@ -23,6 +23,18 @@ pub fn add_softmax(sum: &mut [f32], scale: f32, x: &[f32], (inverse, log_sum): (
     wide!(|| sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += scale * exp(x * inverse - log_sum)));
 }
 
+/// `x ← scale · softmax(x)`; `log Σ exp(x)` is returned.
+pub fn softmax_in_place(x: &mut [f32], scale: f32) -> f32 {
+    wide!(|| {
+        let most = most(x);
+        x.iter_mut().for_each(|x| *x = exp(*x - most));
+        let sum = sum(x.len(), |i| x[i]);
+        let factor = scale / sum;
+        x.iter_mut().for_each(|x| *x *= factor);
+        most + sum.ln()
+    })
+}
+
 /// How far two distributions are apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Divergence {

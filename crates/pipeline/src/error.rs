@@ -8,6 +8,7 @@ use taper_base::registry::MethodError;
 use taper_data::DataError;
 use taper_eval::EvalError;
 use taper_eval::harness::HarnessError;
+use taper_export::ExportError;
 use taper_heal::HealError;
 use taper_hub::HubError;
 use taper_kernels::cuda::CudaError;
@@ -65,6 +66,9 @@ pub enum PipelineError {
     /// Tasks.
     #[error(transparent)]
     Harness(#[from] HarnessError),
+    /// A layout for another engine.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// Healing.
     #[error(transparent)]
     Heal(#[from] HealError),

@@ -10,6 +10,7 @@ mod console;
 mod context;
 mod device;
 mod error;
+mod export;
 mod gates;
 mod heal;
 mod logits;
@@ -24,6 +25,7 @@ pub mod stage;
 mod stages;
 pub mod store;
 mod tasks;
+mod verify;
 
 pub use about::{
     BlockInspection, EvalReport, EvalRequest, Finding, Inspection, Method, doctor, eval, inspect, methods,
@@ -31,6 +33,7 @@ pub use about::{
 pub use bench::{BatchReport, BenchReport, BenchRequest, bench};
 pub use console::{Console, Stage};
 pub use error::PipelineError;
+pub use export::{ExportReport, ExportRequest, Exported, Target, export};
 pub use gates::Gate;
 pub use heal::{HealOutcome, HealRequest, Start, heal};
 pub use logits::{LogitsReport, logits};
@@ -48,3 +51,4 @@ pub use taper_data::TextSource;
 pub use taper_eval::harness::{BOOTSTRAP, Comparison, FEWSHOT_SEED, OutputType, Pair, Recovery, Suite};
 pub use taper_eval::{Latency, Spread};
 pub use tasks::{ChatRequest, TaskReport, TaskRequest, eval_tasks, suite};
+pub use verify::{Loaded, Verdict, VerifyRequest, verify};

@@ -2,6 +2,7 @@
 
 mod about;
 mod bench;
+mod export;
 mod heal;
 mod measure;
 mod recipe;
@@ -28,6 +29,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Run(given) => recipe::run(args, given, Stage::Eval, &*console),
         Command::Search(given) => recipe::run(args, given, Stage::Search, &*console),
         Command::Prune(given) => recipe::run(args, given, Stage::Materialise, &*console),
+        Command::Export(given) => export::export(args, given, &*console),
+        Command::Verify(given) => export::verify(args, given, &*console),
         Command::Heal(given) => heal::heal(args, given, &*console),
         Command::Check { schema: true, .. } => recipe::schema(),
         Command::Check { recipe: given, .. } => recipe::check(args, given.as_deref()),

@@ -57,6 +57,14 @@ impl OfLogits for CrossEntropy {
         }
         loss
     }
+
+    fn in_place(&self, logits: &mut [f32], target: u32, scale: f32) -> Option<f32> {
+        let target = target as usize;
+        let wanted = logits[target];
+        let log_sum = (self.label_smoothing == 0.0).then(|| rows::softmax_in_place(logits, scale))?;
+        logits[target] -= scale;
+        Some(log_sum - wanted)
+    }
 }
 
 #[cfg(test)]

@@ -60,6 +60,12 @@ pub trait OfLogits: Send + Sync {
     /// The loss of one token in nats; adds `scale · ∂loss/∂logits` to `slopes`. `guide` is given if there is a teacher
     /// (before the first voter has voted it is not, and the loss is 0).
     fn loss(&self, logits: &[f32], target: u32, guide: Option<Guide<'_>>, scale: f32, slopes: &mut [f32]) -> f32;
+
+    /// The same where nothing else wants the logits: they become `scale · ∂loss/∂logits`. None, and nothing changed, if the
+    /// objective has no faster way.
+    fn in_place(&self, _: &mut [f32], _: u32, _: f32) -> Option<f32> {
+        None
+    }
 }
 
 /// Rows of the two models, one a token.

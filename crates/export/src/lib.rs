@@ -1,0 +1,6 @@
+//! What stock engines load, made of a checkpoint: one module a layout.
+
+mod error;
+pub mod gguf;
+
+pub use error::ExportError;

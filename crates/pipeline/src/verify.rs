@@ -1,0 +1,244 @@
+//! `taper verify`: what other engines make of an export, against taper's own forward pass.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use taper_base::rng::{RngExt, stream};
+use taper_model::{Batch, Checkpoint, Decoder, Model, greedy};
+
+use crate::error::io;
+use crate::export::source;
+use crate::{Console, PipelineError};
+
+const DRIVER: &str = include_str!("verify/driver.py");
+/// Sequences compared, and tokens of each; tokens of the prompt, and generated after it.
+const SEQUENCES: usize = 4;
+const LENGTH: usize = 48;
+const PROMPT: usize = 8;
+const GENERATE: usize = 64;
+
+/// What to verify.
+#[derive(Debug, Clone)]
+pub struct VerifyRequest {
+    /// A run's folder, a checkpoint's, or a Hub id.
+    pub model: String,
+    /// Folder of GGUF files; none: `export` in a run's folder.
+    pub exports: Option<PathBuf>,
+    /// The Python that has the engines.
+    pub python: PathBuf,
+}
+
+/// One engine on one layout.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Loaded {
+    /// `transformers` or `llama.cpp`.
+    pub engine: &'static str,
+    /// The layout's file or folder.
+    pub path: PathBuf,
+    /// What came of it.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// What came of a comparison.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "verdict")]
+pub enum Verdict {
+    /// It was run.
+    Ran {
+        /// Engine and version.
+        version: String,
+        /// Largest difference of a logit.
+        difference: f64,
+        /// Mean `KL(taper ‖ engine)` of the next token, in nats.
+        divergence: f64,
+        /// Greedy tokens that agree, from the first on, of so many.
+        agree: [usize; 2],
+        /// Largest difference allowed; none for quantized files, which differ by design.
+        most: Option<f64>,
+        /// Whether it is what it should be.
+        same: bool,
+    },
+    /// The engine is not installed.
+    Absent {
+        /// What is missing.
+        cause: String,
+        /// How to install it.
+        help: &'static str,
+    },
+    /// The engine could not load or run it.
+    Failed {
+        /// What it said.
+        cause: String,
+    },
+}
+
+impl Loaded {
+    /// Whether this is a result that must not be.
+    pub fn missed(&self) -> bool {
+        matches!(&self.verdict, Verdict::Ran { same: false, .. } | Verdict::Failed { .. })
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    version: Option<String>,
+    text: Option<Vec<u32>>,
+    absent: Option<String>,
+    failed: Option<String>,
+}
+
+/// Taper's own numbers.
+struct Own {
+    ids: Vec<Vec<u32>>,
+    logits: Vec<f32>,
+    prompt: Vec<u32>,
+    text: Vec<u32>,
+    vocab: usize,
+}
+
+/// Runs the engines that the Python has on the checkpoint and its exports.
+///
+/// # Errors
+/// If taper cannot run the checkpoint, or there is no such Python.
+pub fn verify(request: &VerifyRequest, console: &dyn Console) -> Result<Vec<Loaded>, PipelineError> {
+    let (folder, run) = source(&request.model, console)?;
+    let checkpoint = Checkpoint::open(&folder)?;
+    let own = Own::of(&checkpoint)?;
+    let exports = request.exports.clone().or_else(|| run.map(|run| run.join("export")));
+    let mut files = Vec::new();
+    if let Some(exports) = exports.filter(|exports| exports.is_dir()) {
+        for entry in std::fs::read_dir(&exports).map_err(io(&exports))? {
+            let path = entry.map_err(io(&exports))?.path();
+            files.extend(Some(path).filter(|path| path.extension().is_some_and(|end| end == "gguf")));
+        }
+    }
+    files.sort();
+    let layouts = [("transformers", folder)].into_iter().chain(files.into_iter().map(|path| ("llama.cpp", path)));
+    let mut all = Vec::new();
+    for (engine, path) in layouts {
+        let verdict = own.compare(request, (engine, &path))?;
+        all.push(Loaded { engine, path, verdict });
+    }
+    Ok(all)
+}
+
+impl Own {
+    fn of(checkpoint: &Checkpoint) -> Result<Self, PipelineError> {
+        let model = Model::load(checkpoint)?;
+        let (vocab, most) = (model.spec().vocab, model.spec().max_tokens);
+        let length = LENGTH.min(most);
+        let mut rng = stream(0, "verify", 0, 0);
+        let ids: Vec<Vec<u32>> =
+            (0..SEQUENCES).map(|_| (0..length).map(|_| rng.random_range(0..vocab as u32)).collect()).collect();
+        let logits = model.logits(Batch::new(&ids.concat(), length)?)?;
+        let prompt = ids[0][..PROMPT.min(length)].to_vec();
+        let text = generate(&model, &prompt, GENERATE.min(most - prompt.len()))?;
+        let values = logits.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+        let values = values.map_err(|cause| PipelineError::Content {
+            path: checkpoint.dir().to_owned(),
+            reason: format!("logits: {cause}"),
+        })?;
+        Ok(Self { ids, logits: values, prompt, text, vocab })
+    }
+
+    fn compare(&self, request: &VerifyRequest, (engine, path): (&'static str, &Path)) -> Result<Verdict, PipelineError> {
+        let place = tempfile::tempdir().map_err(io(std::env::temp_dir()))?;
+        let output = place.path().join("logits");
+        let remote_code = path.join("modeling_taper.py").is_file();
+        let asked = json!({"engine": engine, "path": path, "ids": self.ids, "prompt": self.prompt,
+            "generate": self.text.len() - self.prompt.len(), "output": output, "remote_code": remote_code});
+        let answer = ask(&request.python, &asked.to_string())?;
+        if let Some(cause) = answer.absent {
+            let help = match engine {
+                "transformers" => "pip install torch transformers",
+                _ => "pip install llama-cpp-python",
+            };
+            return Ok(Verdict::Absent { cause, help });
+        }
+        let (Some(version), Some(text)) = (answer.version, answer.text) else {
+            return Ok(Verdict::Failed { cause: answer.failed.unwrap_or_default() });
+        };
+        let bytes = std::fs::read(&output).map_err(io(&output))?;
+        let other: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        if other.len() != self.logits.len() {
+            let cause = format!("{} logits, wanted {}", other.len(), self.logits.len());
+            return Ok(Verdict::Failed { cause });
+        }
+        let pairs = self.logits.iter().zip(&other);
+        let difference = pairs.fold(0.0_f64, |most, (a, b)| most.max(f64::from(a - b).abs()));
+        let agree = self.text.iter().zip(&text).skip(self.prompt.len()).take_while(|(a, b)| a == b).count();
+        let generated = self.text.len() - self.prompt.len();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let most = limit(engine, &name);
+        let same = most.is_none_or(|most| difference <= most && agree == generated);
+        let divergence = divergence(&self.logits, &other, self.vocab);
+        Ok(Verdict::Ran { version, difference, divergence, agree: [agree, generated], most, same })
+    }
+}
+
+/// How far logits may be apart: f32 sums in another order; files of 16 bits round weights of 32.
+fn limit(engine: &str, name: &str) -> Option<f64> {
+    match engine {
+        "transformers" => Some(1e-4),
+        _ if name.ends_with("-f32.gguf") => Some(5e-3),
+        _ => None,
+    }
+}
+
+/// The prompt and what the model says after it.
+fn generate(model: &Model, prompt: &[u32], count: usize) -> Result<Vec<u32>, PipelineError> {
+    let mut decoder = Decoder::new(model, &[prompt.len() + count])?;
+    let (mut ids, mut next) = (prompt.to_vec(), prompt.to_vec());
+    while ids.len() < prompt.len() + count {
+        next = greedy(&decoder.feed(&next, &mut |_| ())?)?;
+        ids.extend(&next);
+    }
+    Ok(ids)
+}
+
+/// Mean of `KL(p ‖ q)` over rows of logits.
+fn divergence(p: &[f32], q: &[f32], vocab: usize) -> f64 {
+    let log_sum = |row: &[f32]| {
+        let most = row.iter().fold(f64::NEG_INFINITY, |most, x| most.max(f64::from(*x)));
+        most + row.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
+    };
+    let rows = p.chunks_exact(vocab).zip(q.chunks_exact(vocab));
+    let of_row = |(p, q): (&[f32], &[f32])| -> f64 {
+        let (of_p, of_q) = (log_sum(p), log_sum(q));
+        let part = |(p, q): (&f32, &f32)| {
+            let log_p = f64::from(*p) - of_p;
+            log_p.exp() * (log_p - (f64::from(*q) - of_q))
+        };
+        p.iter().zip(q).map(part).sum()
+    };
+    rows.map(of_row).sum::<f64>() / (p.len() / vocab).max(1) as f64
+}
+
+/// The driver's answer: its last line, as libraries print what they like before.
+fn ask(python: &Path, request: &str) -> Result<Answer, PipelineError> {
+    let mut child = Command::new(python)
+        .args(["-c", DRIVER])
+        .env("HF_HUB_OFFLINE", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(io(python))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(request.as_bytes()).map_err(io(python))?;
+    }
+    let output = child.wait_with_output().map_err(io(python))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    serde_json::from_str(last).or_else(|_| {
+        // an engine that aborts, such as llama.cpp at an assertion
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let said: Vec<&str> = errors.lines().rev().take(3).collect();
+        let cause = format!("{}: {}", output.status, said.into_iter().rev().collect::<Vec<_>>().join("; "));
+        Ok(Answer { version: None, text: None, absent: None, failed: Some(cause) })
+    })
+}

@@ -1,0 +1,65 @@
+"""One engine on one layout, for `taper verify`: reads a request from stdin, answers in a line of JSON.
+
+Request: engine, path, ids (lists of token ids), prompt and generate (greedy tokens after it), output (a file for logits, f32
+little-endian: all of ids, token by token). Answer: version, text (greedy ids); or absent (what is missing); or failed.
+"""
+
+import json
+import sys
+
+
+def transformers(request):
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    transformers.utils.logging.set_verbosity_error()
+    load = {"dtype": torch.float32, "trust_remote_code": request["remote_code"]}
+    model = AutoModelForCausalLM.from_pretrained(request["path"], **load).eval()
+    with torch.no_grad():
+        logits = [model(torch.tensor([ids])).logits[0].numpy() for ids in request["ids"]]
+        ids = list(request["prompt"])
+        while len(ids) < len(request["prompt"]) + request["generate"]:
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return f"transformers {transformers.__version__}", logits, ids
+
+
+def llama_cpp(request):
+    import llama_cpp
+    import numpy
+
+    most = max(len(ids) for ids in [*request["ids"], request["prompt"] + [0] * request["generate"]])
+    # the cache in f32: its rounding is not the file's
+    options = {"n_ctx": most + 8, "logits_all": True, "verbose": False, "type_k": 0, "type_v": 0}
+    model = llama_cpp.Llama(model_path=request["path"], **options)
+    logits = []
+    for ids in request["ids"]:
+        model.reset()
+        model.eval(ids)
+        logits.append(numpy.array(model.scores[: len(ids)], dtype=numpy.float32))
+    model.reset()
+    ids = list(request["prompt"])
+    model.eval(ids)
+    while len(ids) < len(request["prompt"]) + request["generate"]:
+        ids.append(int(model.scores[len(ids) - 1].argmax()))
+        model.eval(ids[-1:])
+    return f"llama-cpp-python {llama_cpp.__version__}", logits, ids
+
+
+def main():
+    request = json.load(sys.stdin)
+    try:
+        engine = {"transformers": transformers, "llama.cpp": llama_cpp}[request["engine"]]
+        version, logits, text = engine(request)
+    except ImportError as cause:
+        return {"absent": str(cause)}
+    except Exception as cause:
+        return {"failed": f"{type(cause).__name__}: {cause}"}
+    with open(request["output"], "wb") as file:
+        for rows in logits:
+            file.write(rows.astype("<f4").tobytes())
+    return {"version": version, "text": [int(token) for token in text]}
+
+
+if __name__ == "__main__":
+    print("\n" + json.dumps(main()))
