@@ -84,7 +84,10 @@ impl Checkpoints {
             trained.weights().iter().map(|weight| cpu::Values::of("checkpoint", &weight.values)).collect();
         let values = values?;
         let names = || trained.weights().iter().map(|weight| weight.name.clone());
-        write(&pending.path().join("weights.safetensors"), names().zip(values.iter().map(|values| Numbers::new(values))))?;
+        write(
+            &pending.path().join("weights.safetensors"),
+            names().zip(values.iter().map(|values| Numbers::new(values))),
+        )?;
         let buffers = trained.weights().iter().flat_map(|weight| {
             weight.state.iter().enumerate().map(|(number, values)| (buffer(&weight.name, number), Numbers::new(values)))
         });

@@ -8,6 +8,7 @@ mod peft;
 mod whole;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Tensor as Host};
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,8 @@ pub(crate) struct Weight {
     pub(crate) name: String,
     pub(crate) values: Host,
     gradient: Host,
+    /// Whether the gradient holds nothing yet of this step, but what the last one left.
+    stale: AtomicBool,
     /// The optimizer's buffers.
     pub(crate) state: Vec<Vec<f32>>,
     shape: Vec<usize>,
@@ -61,7 +64,24 @@ impl Weight {
         let gradient = zeros(&shape)?;
         let buffers = optimizer.buffers(Kind { shape: &shape, hidden, transposed });
         let state = vec![vec![0.0; values.elem_count()]; buffers];
-        Ok(Self { name, values, gradient, state, shape, hidden, transposed })
+        Ok(Self { name, values, gradient, stale: AtomicBool::new(false), state, shape, hidden, transposed })
+    }
+
+    /// Adds to the gradient, or puts it in the place of what the last step left.
+    fn add(&self, gradient: &Gradient<'_>) -> taper_kernels::Result<()> {
+        const OP: &str = "gradient";
+        let stale = self.stale.swap(false, Ordering::Relaxed);
+        match gradient {
+            Gradient::Matrix { units, other, .. } if stale => {
+                cpu::set_unit_gradient(&self.gradient, units.host(OP)?, other.host(OP)?)
+            }
+            _ => {
+                if stale {
+                    cpu::change(OP, &self.gradient, |values| values.fill(0.0))?;
+                }
+                gradient.add_to(&self.gradient.clone().into())
+            }
+        }
     }
 
     fn update(&mut self, optimizer: &dyn Optimizer, (step, rate, scale): (u64, f64, f32)) -> Result<()> {
@@ -132,8 +152,15 @@ impl Trained {
 
     /// Sets all gradients to 0.
     pub(crate) fn clear(&mut self) -> Result<()> {
+        self.weights.iter().for_each(|weight| weight.stale.store(true, Ordering::Relaxed));
+        if self.adapters.is_some() { self.settle() } else { Ok(()) }
+    }
+
+    /// Sets those gradients to 0 that nothing was added to.
+    fn settle(&self) -> Result<()> {
+        let stale = self.weights.iter().filter(|weight| weight.stale.swap(false, Ordering::Relaxed));
         let clear = |weight: &Weight| cpu::change("clear", &weight.gradient, |values| values.fill(0.0));
-        Ok(self.weights.iter().try_for_each(clear)?)
+        Ok(stale.map(clear).collect::<std::result::Result<_, _>>()?)
     }
 
     /// What gradients of a pass go to.
@@ -143,6 +170,7 @@ impl Trained {
 
     /// Completes the gradients after the last pass of a step.
     pub(crate) fn gather(&self) -> Result<()> {
+        self.settle()?;
         self.adapters.as_ref().map_or(Ok(()), |adapters| adapters.gather(&self.weights))
     }
 
@@ -243,7 +271,7 @@ impl Sink for Gradients<'_> {
             place.parameter = taper_model::Parameter::Embedding;
         }
         if let Some(index) = self.trained.places.get(&place) {
-            return gradient.add_to(&self.trained.weights[*index].gradient.clone().into());
+            return self.trained.weights[*index].add(&gradient);
         }
         match &self.trained.adapters {
             Some(adapters) => adapters.take(&self.trained.weights, place, &gradient),

@@ -235,12 +235,14 @@ fn a_training_that_bursts_stops_with_its_last_good_checkpoint(data: &Path) {
     let scene = Scene::new(data);
     let folder = tempfile::tempdir().unwrap();
     let steady = taper_heal::schedules::build("constant", &json!({"warmup": 0.0})).unwrap();
-    let bursts = Plan { rate: 3.0, schedule: steady, checkpoint_every: 2, ..plan(vec![aim("cross-entropy", &json!({}))]) };
+    let bursts =
+        Plan { rate: 3.0, schedule: steady, checkpoint_every: 2, ..plan(vec![aim("cross-entropy", &json!({}))]) };
     let documents = scene.documents.of_split(&Shares::default(), Split::Calibration);
     let refusal = scene.tried(folder.path(), &bursts, documents).map(|_| ()).unwrap_err();
     let HealError::Diverged { step, norm, checkpoint, .. } = &refusal else { panic!("{refusal}") };
     assert!(*step >= 5 && *norm > 0.0, "{refusal}");
-    let last = std::fs::read_dir(folder.path().join("checkpoints/global")).unwrap().map(|entry| entry.unwrap().path()).max();
+    let last =
+        std::fs::read_dir(folder.path().join("checkpoints/global")).unwrap().map(|entry| entry.unwrap().path()).max();
     assert!(checkpoint.ends_with(&last.unwrap().display().to_string()), "{refusal}");
 }
 

@@ -36,13 +36,35 @@ pub fn gather_rows(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
 pub fn scatter_rows(ids: &[u32], dy: &Tensor, vocab: usize) -> Result<Tensor> {
     const OP: &str = "scatter_rows";
     let (_, d) = host::rows(OP, "dy", dy)?;
-    if dy.dims() != [ids.len(), d] {
+    let mut out = vec![0.0; vocab * d];
+    add_into(OP, &mut out, ids, dy, vocab)?;
+    host::tensor(OP, out, &[vocab, d])
+}
+
+/// Adds row `t` of `dy` to row `ids[t]` of `sum`, in place: whoever shares that tensor sees it.
+///
+/// # Shapes
+/// As [`scatter_rows`], `sum` as its result.
+///
+/// # Errors
+/// If an id is no row of `sum`, or shapes, layout or device do not fit.
+pub fn add_rows(sum: &Tensor, ids: &[u32], dy: &Tensor) -> Result<()> {
+    const OP: &str = "add_rows";
+    let (vocab, d) = host::rows(OP, "sum", sum)?;
+    if host::rows(OP, "dy", dy)?.1 != d {
         return Err(host::shape(OP, "dy", dy, format!("[{}, {d}]", ids.len())));
     }
-    check(OP, ids, vocab)?;
-    let gradients = Host::of(OP, dy)?;
+    host::update(OP, sum, |sum| add_into(OP, sum, ids, dy, vocab))
+}
+
+fn add_into(op: &'static str, out: &mut [f32], ids: &[u32], dy: &Tensor, vocab: usize) -> Result<()> {
+    let (_, d) = host::rows(op, "dy", dy)?;
+    if dy.dims() != [ids.len(), d] {
+        return Err(host::shape(op, "dy", dy, format!("[{}, {d}]", ids.len())));
+    }
+    check(op, ids, vocab)?;
+    let gradients = Host::of(op, dy)?;
     let (starts, tokens) = by_id(ids, vocab);
-    let mut out = vec![0.0; vocab * d];
     let rows = out.par_chunks_mut(d.max(1)).enumerate().with_min_len(ROWS);
     rows.for_each_init(
         || vec![0.0_f64; d],
@@ -56,10 +78,10 @@ pub fn scatter_rows(ids: &[u32], dy: &Tensor, vocab: usize) -> Result<Tensor> {
                 let dy = &gradients[token * d..(token + 1) * d];
                 sums.iter_mut().zip(dy).for_each(|(sum, g)| *sum += f64::from(*g));
             }
-            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = *sum as f32);
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += *sum as f32);
         },
     );
-    host::tensor(OP, out, &[vocab, d])
+    Ok(())
 }
 
 /// Tokens grouped by id, ascending in each group, and where each id's group starts: a counting sort.

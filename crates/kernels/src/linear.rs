@@ -106,6 +106,22 @@ pub fn unit_gradient(units: &Tensor, other: &Tensor) -> Result<Tensor> {
     host::tensor(OP, out, &shape)
 }
 
+/// `out = unitsᵀ · other`, in place: whoever shares the tensor `out` sees it, and what it held is not read.
+///
+/// # Shapes
+/// As [`unit_gradient`], `out` as its result.
+///
+/// # Errors
+/// If shapes, layout or device do not fit.
+pub fn set_unit_gradient(out: &Tensor, units: &Tensor, other: &Tensor) -> Result<()> {
+    const OP: &str = "set_unit_gradient";
+    let shape = gradient_shape(OP, units, other)?;
+    if out.dims() != shape {
+        return Err(host::shape(OP, "out", out, format!("{shape:?}")));
+    }
+    host::update(OP, out, |out| unit_gradient_into(OP, out, false, units, other))
+}
+
 /// `sum += unitsᵀ · other`, in place: whoever shares the tensor `sum` sees it.
 ///
 /// # Shapes

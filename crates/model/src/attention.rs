@@ -5,8 +5,8 @@ use taper_kernels::{
     rms_norm, rms_norm_backward,
 };
 
-use crate::model::Attention;
 use crate::mlp::made;
+use crate::model::Attention;
 use crate::pass::Flow;
 use crate::{Gradient, Parameter, Place, Sink};
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use taper_kernels::{
-    Result, Tensor, accumulate, add_unit_gradient, column_sums, rms_norm_weight_gradient, scatter_rows, unit_gradient,
+    Result, Tensor, accumulate, add_unit_gradient, column_sums, cpu, rms_norm_weight_gradient, scatter_rows,
+    unit_gradient,
 };
 
 use crate::{Parameter, Place};
@@ -66,6 +67,9 @@ impl Gradient<'_> {
     pub fn add_to(&self, sum: &Tensor) -> Result<()> {
         match self {
             Self::Matrix { units, other, .. } => add_unit_gradient(sum, units, other),
+            Self::Rows { ids, dy, .. } if sum.machine().is_none() => {
+                cpu::add_rows(sum.host("gradient")?, ids, dy.host("gradient")?)
+            }
             _ => accumulate(sum, &self.form()?),
         }
     }

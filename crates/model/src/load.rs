@@ -57,13 +57,18 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::MissingTensor`], or [`ModelError::NotFinite`] naming the first NaN or infinity.
     pub fn values(&self, place: Place) -> Result<Vec<f32>> {
-        let missing =
-            || ModelError::MissingTensor { path: self.dir().to_owned(), tensor: place.to_string() };
+        let missing = || ModelError::MissingTensor { path: self.dir().to_owned(), tensor: place.to_string() };
         let stored = self.tensor(place).ok_or_else(missing)?;
         let values: Vec<f32> = match stored.stored {
-            StoredType::F32 => stored.bytes.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            StoredType::F16 => stored.bytes.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            StoredType::BF16 => stored.bytes.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            StoredType::F32 => {
+                stored.bytes.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
+            StoredType::F16 => {
+                stored.bytes.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+            }
+            StoredType::BF16 => {
+                stored.bytes.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+            }
         };
         match values.par_iter().position_first(|value| !value.is_finite()) {
             Some(index) => {

@@ -87,9 +87,8 @@ pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportRe
     let checkpoint = Checkpoint::open(&source)?;
     for target in &request.targets {
         match target {
-            Target::Gguf(_) => gguf::Arch::of(checkpoint.spec()).map_err(|rule| {
-                PipelineError::Export(taper_export::ExportError::Rule { target: "llama.cpp", rule })
-            })?,
+            Target::Gguf(_) => gguf::Arch::of(checkpoint.spec())
+                .map_err(|rule| PipelineError::Export(taper_export::ExportError::Rule { target: "llama.cpp", rule }))?,
         };
     }
     let name = name(&source, run.as_deref());

@@ -145,7 +145,11 @@ impl Own {
         Ok(Self { ids, logits: values, prompt, text, vocab })
     }
 
-    fn compare(&self, request: &VerifyRequest, (engine, path): (&'static str, &Path)) -> Result<Verdict, PipelineError> {
+    fn compare(
+        &self,
+        request: &VerifyRequest,
+        (engine, path): (&'static str, &Path),
+    ) -> Result<Verdict, PipelineError> {
         let place = tempfile::tempdir().map_err(io(std::env::temp_dir()))?;
         let output = place.path().join("logits");
         let remote_code = path.join("modeling_taper.py").is_file();

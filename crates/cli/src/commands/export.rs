@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use taper_pipeline::{Console, ExportRequest, Verdict, Loaded, VerifyRequest};
+use taper_pipeline::{Console, ExportRequest, Loaded, Verdict, VerifyRequest};
 
 use super::print;
 use crate::args::{Args, ExportArgs, VerifyArgs};
@@ -12,7 +12,13 @@ pub(crate) fn export(args: &Args, given: &ExportArgs, console: &dyn Console) -> 
     let report = taper_pipeline::export(&request, console)?;
     print(args, &report, || {
         let line = |one: &taper_pipeline::Exported| {
-            format!("{:<14} {:>10}  {}  ({})\n", one.target, one.bytes.to_string(), one.path.display(), one.architecture)
+            format!(
+                "{:<14} {:>10}  {}  ({})\n",
+                one.target,
+                one.bytes.to_string(),
+                one.path.display(),
+                one.architecture
+            )
         };
         report.exported.iter().map(line).collect()
     })

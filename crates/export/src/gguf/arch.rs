@@ -34,7 +34,9 @@ impl Arch {
     pub fn of(spec: &ModelSpec) -> Result<Self, String> {
         let window = |block: &BlockSpec| block.attention.and_then(|a| a.window).filter(|w| *w < spec.max_tokens);
         if let Some(index) = spec.blocks.iter().position(|block| window(block).is_some()) {
-            return Err(format!("block {index} sees a window of tokens, which none of its architectures for such models does"));
+            return Err(format!(
+                "block {index} sees a window of tokens, which none of its architectures for such models does"
+            ));
         }
         let first = spec.blocks.first().copied().unwrap_or(BlockSpec { attention: None, mlp: None });
         let alike = first.attention.is_some() && first.mlp.is_some() && spec.blocks.iter().all(|block| *block == first);

@@ -200,9 +200,11 @@ impl Plan<'_> {
         self.put(&name("ffn_up.weight"), &[d_ff, d], Role::Matrix, source(P::Up, 0.0));
         self.put(&name("ffn_down.weight"), &[d, d_ff], Role::Down(index), source(P::Down, 0.0));
         if self.spec.mlp_bias && block.mlp.is_some() {
-            for (own, parameter, size) in
-                [("ffn_gate.bias", P::GateBias, d_ff), ("ffn_up.bias", P::UpBias, d_ff), ("ffn_down.bias", P::DownBias, d)]
-            {
+            for (own, parameter, size) in [
+                ("ffn_gate.bias", P::GateBias, d_ff),
+                ("ffn_up.bias", P::UpBias, d_ff),
+                ("ffn_down.bias", P::DownBias, d),
+            ] {
                 self.put(&name(own), &[size], Role::Vector, Source::One(Place::of(index, parameter)));
             }
         }

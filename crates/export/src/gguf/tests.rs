@@ -14,7 +14,8 @@ fn halves_become_pairs_in_each_head() {
 fn rules_say_which_architecture_holds_a_model_or_what_forbids_it() {
     let attention = |heads, kv| Some(AttentionSpec { n_heads: heads, n_kv_heads: kv, window: None });
     let block = |heads, kv, d_ff| BlockSpec { attention: attention(heads, kv), mlp: Some(MlpSpec { d_ff }) };
-    let spec = |family, blocks: Vec<BlockSpec>| ModelSpec { family, blocks, qk_norm: family == Family::Qwen3, ..example() };
+    let spec =
+        |family, blocks: Vec<BlockSpec>| ModelSpec { family, blocks, qk_norm: family == Family::Qwen3, ..example() };
     let alike = vec![block(4, 2, 64); 3];
     let mut differ = alike.clone();
     differ[1] = block(2, 1, 32);

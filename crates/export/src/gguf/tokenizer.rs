@@ -102,13 +102,25 @@ impl Tokens {
         };
         for (text, id) in entries {
             let byte = text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
-            let kind = if Some(text.as_str()) == unknown { UNKNOWN } else if byte { BYTE } else { NORMAL };
+            let kind = if Some(text.as_str()) == unknown {
+                UNKNOWN
+            } else if byte {
+                BYTE
+            } else {
+                NORMAL
+            };
             put(id.as_u64().ok_or_else(|| format!("token `{text}` has no number"))?, text, kind)?;
         }
         for added in json["added_tokens"].as_array().into_iter().flatten() {
             let (Some(text), Some(id)) = (added["content"].as_str(), added["id"].as_u64()) else { continue };
             let special = added["special"] == true;
-            let kind = if Some(text) == unknown { UNKNOWN } else if special { CONTROL } else { USER_DEFINED };
+            let kind = if Some(text) == unknown {
+                UNKNOWN
+            } else if special {
+                CONTROL
+            } else {
+                USER_DEFINED
+            };
             put(id, text, kind)?;
         }
         Ok(Self { texts, kinds })

@@ -68,7 +68,11 @@ mod tests {
         let (mut weight, mut state) = ([1.0_f32, 1.0], vec![vec![1.0_f32, 1.0]]);
         let kind = Kind { shape: &[1, 2], hidden: true, transposed: false };
         // 0.9 − 0.4 > 0 and 0.9 − 1 < 0; by beta2 both would be below 0
-        lion.update(Slot { kind, weight: &mut weight, gradient: &[-4.0, -10.0], scale: 1.0, state: &mut state }, 1, 0.1);
+        lion.update(
+            Slot { kind, weight: &mut weight, gradient: &[-4.0, -10.0], scale: 1.0, state: &mut state },
+            1,
+            0.1,
+        );
         assert!((weight[0] - 0.85).abs() < 1e-6 && (weight[1] - 1.05).abs() < 1e-6, "{weight:?}");
         assert_eq!(state, [[-1.5, -4.5]]);
         assert_eq!(lion.buffers(kind), 1);

@@ -144,7 +144,11 @@ mod tests {
         let step = |transposed| {
             let (mut weight, mut state) = ([0.0_f32; 4], vec![vec![0.0; 4]]);
             let kind = Kind { shape: &[4, 1], hidden: true, transposed };
-            muon.update(Slot { kind, weight: &mut weight, gradient: &[1.0, 0.0, 0.0, 0.0], scale: 1.0, state: &mut state }, 1, 0.1);
+            muon.update(
+                Slot { kind, weight: &mut weight, gradient: &[1.0, 0.0, 0.0, 0.0], scale: 1.0, state: &mut state },
+                1,
+                0.1,
+            );
             weight[0]
         };
         assert!((step(false) / step(true) - 2.0).abs() < 1e-5, "sqrt(4 / 1)");

@@ -11,7 +11,7 @@
 //!
 //! Sources: LoRA arXiv:2106.09685, DoRA arXiv:2402.09353.
 
-use candle_core::{Device, Tensor as Host};
+use candle_core::{DType, Device, Tensor as Host};
 use rayon::prelude::*;
 use taper_base::rng::{RngExt, stream};
 use taper_kernels::{Tensor, add_unit_gradient, cpu, from_units, into_units};
@@ -122,7 +122,12 @@ impl Adapter {
         let scaled = (left * f64::from(scale)).map_err(candle("merge"))?;
         let product = cpu::from_units(None, &[(&scaled, right)], None)?; // [units, d_model]
         let product = cpu::Values::of("merge", &product)?;
-        let base = self.base.to_vec()?;
+        let (host, widened) = (self.base.host("merge")?, Vec::new());
+        let (base, widened) = match host.dtype() {
+            DType::F32 => (Some(cpu::Values::of("merge", host)?), widened),
+            _ => (None, self.base.to_vec()?),
+        };
+        let base: &[f32] = base.as_deref().unwrap_or(&widened);
         let factor = cpu::change("merge", merged, |out| {
             out.par_chunks_mut(d).zip(product.par_chunks(d)).zip(base.par_chunks(d)).for_each(|((out, more), base)| {
                 out.iter_mut().zip(base).zip(more).for_each(|((out, base), more)| *out = base + more);
