@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
-use taper_arch::{Architecture, ModelSpec, select};
+use taper_arch::{Architecture, ModelSpec, UnitOrder};
 use taper_base::progress::Silent;
 use taper_export::gguf::{self, Mix};
 use taper_model::{Checkpoint, Model, Parameter, Place, StoredType, save};
@@ -98,7 +98,7 @@ fn cut(folder: &Path, to: &Path) -> Checkpoint {
             block.attention = None;
         }
     }
-    let kept = select::prefixes(model.spec(), &architecture).unwrap();
+    let kept = UnitOrder::stored(model.spec()).select(&architecture).unwrap();
     let student = model.cut(&kept.blocks).unwrap();
     save(&student, to, StoredType::F32, u64::MAX).unwrap();
     let source = checkpoint.config().clone();
