@@ -33,7 +33,7 @@ pub enum ExportError {
         kind: &'static str,
         /// Why not.
         #[source]
-        cause: candle_core::Error,
+        cause: Box<candle_core::Error>,
     },
     /// A file that cannot be read or written.
     #[error("{}: cannot be read or written", path.display())]

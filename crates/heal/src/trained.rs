@@ -158,9 +158,9 @@ impl Trained {
 
     /// Sets those gradients to 0 that nothing was added to.
     fn settle(&self) -> Result<()> {
-        let stale = self.weights.iter().filter(|weight| weight.stale.swap(false, Ordering::Relaxed));
+        let mut stale = self.weights.iter().filter(|weight| weight.stale.swap(false, Ordering::Relaxed));
         let clear = |weight: &Weight| cpu::change("clear", &weight.gradient, |values| values.fill(0.0));
-        Ok(stale.map(clear).collect::<std::result::Result<_, _>>()?)
+        Ok(stale.try_for_each(clear)?)
     }
 
     /// What gradients of a pass go to.

@@ -100,8 +100,12 @@ impl Planned {
             Source::Given(values) => values.clone(),
         };
         let columns = self.info.shape.last().copied().unwrap_or(1);
-        let wrap = |cause| ExportError::Quantize { tensor: self.info.name.clone(), kind: self.info.kind.name(), cause };
-        encode(&values, columns, self.info.kind).map_err(wrap)
+        let (tensor, kind) = (self.info.name.clone(), self.info.kind.name());
+        encode(&values, columns, self.info.kind).map_err(|cause| ExportError::Quantize {
+            tensor,
+            kind,
+            cause: Box::new(cause),
+        })
     }
 }
 
