@@ -7,6 +7,7 @@ mod closed_pipes;
 mod damaged_runs;
 mod determinism;
 mod documents;
+mod export;
 mod gates;
 mod heal;
 mod kills;

@@ -85,7 +85,7 @@ pub(crate) enum Command {
     /// Train a pruned checkpoint, by the model it was cut from or by text alone.
     ///
     /// What a recipe's `heal` section does, for any checkpoint. A training that was killed goes on from its last checkpoint,
-    /// to the same bits; metrics are in heal.work/<key>/: metrics.jsonl, and event files for TensorBoard.
+    /// to the same bits; metrics are below heal.work/: metrics.jsonl, and event files for TensorBoard.
     #[command(after_help = "\
 Examples:
   taper heal pruned --teacher original --data train.jsonl --steps 500

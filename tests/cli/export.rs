@@ -1,0 +1,104 @@
+//! Exports, and what `verify` says of engines: absent, broken, wrong.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use insta_cmd::assert_cmd_snapshot;
+use serde_json::Value;
+
+use crate::support::{Place, text};
+
+/// A place with a Python of its own, which answers `says`, whatever it is asked.
+fn place(says: &str) -> (Place, PathBuf) {
+    let place = Place::new();
+    place.write("python", format!("#!/bin/sh\ncat > asked.json\n{says}\n").as_bytes());
+    let python = place.path("python");
+    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+    (place, python)
+}
+
+#[test]
+fn files_are_whole_and_their_sizes_are_told() {
+    let place = Place::new();
+    place.done(&["prune", "tiny.yaml"]);
+    let output = place.done(&["export", "runs/tiny", "--to", "gguf:f32,gguf:q4_k_m,gguf", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let exported = report["exported"].as_array().unwrap();
+    let targets: Vec<_> = exported.iter().map(|one| one["target"].as_str().unwrap()).collect();
+    assert_eq!(targets, ["gguf:f32", "gguf:q4_k_m", "gguf:f16"]);
+    for one in exported {
+        let path = place.path(one["path"].as_str().unwrap());
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!((&bytes[..4], bytes.len() as u64), (&b"GGUF"[..], one["bytes"].as_u64().unwrap()));
+        assert_eq!(one["architecture"], "deci");
+    }
+    let names: Vec<_> = fs::read_dir(place.path("runs/tiny/export")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 4, "three files and export.json: {names:?}");
+    let again = place.done(&["export", "runs/tiny", "--to", "gguf:q4_k_m", "--out", "again", "--json"]);
+    let again: Value = serde_json::from_slice(&again.stdout).unwrap();
+    let read = |report: &Value, index: usize| {
+        fs::read(place.path(report["exported"][index]["path"].as_str().unwrap())).unwrap()
+    };
+    assert!(read(&report, 1) == read(&again, 0), "the same bytes");
+}
+
+#[test]
+fn wrong_targets_and_models_are_told() {
+    let place = Place::new();
+    assert_cmd_snapshot!(place.taper(&["export", "model", "--to", "gguf:q4_k"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: invalid value 'gguf:q4_k' for '--to <TARGETS>': unknown type `q4_k`, did you mean `q4_0`?; known: bf16, f16, f32, q4_0, q4_k_m, q4_k_s, q5_k_m, q5_k_s, q6_k, q8_0
+
+    For more information, try '--help'.
+    ");
+    assert_cmd_snapshot!(place.taper(&["export", "model", "--to", "onnx"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: invalid value 'onnx' for '--to <TARGETS>': unknown target `onnx`; known: gguf:bf16, gguf:f16, gguf:f32, gguf:q4_0, gguf:q4_k_m, gguf:q4_k_s, gguf:q5_k_m, gguf:q5_k_s, gguf:q6_k, gguf:q8_0
+
+    For more information, try '--help'.
+    ");
+    assert_cmd_snapshot!(place.taper(&["export", "./nothing", "--to", "gguf"]), @"
+    success: false
+    exit_code: 2
+    ----- stdout -----
+
+    ----- stderr -----
+    error: ./nothing: no such folder; a model on the Hub is named `owner/name`, without ./ or / before it
+    ");
+}
+
+#[test]
+fn an_absent_engine_is_said_and_how_to_install_it() {
+    let (place, python) = place(r#"echo chatter; echo '{"absent": "No module named torch"}'"#);
+    let output = place.output(&["verify", "./model", "--python", python.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("absent   No module named torch; pip install torch transformers"), "{said}");
+    let asked: Value = serde_json::from_slice(&fs::read(place.path("asked.json")).unwrap()).unwrap();
+    assert_eq!((asked["engine"].as_str(), asked["generate"].as_u64()), (Some("transformers"), Some(64)));
+}
+
+#[test]
+fn an_engine_that_breaks_or_gives_other_numbers_is_exit_code_1() {
+    let (broken, python) = place("echo assertion failed >&2; exit 134");
+    let output = broken.output(&["verify", "./model", "--python", python.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("FAILED   exit status: 134: assertion failed"), "{}", text(&output.stdout));
+    // as many logits as wanted, all of them 0
+    let zeros = "out=$(sed 's/.*\"output\":\"\\([^\"]*\\)\".*/\\1/' asked.json)\nhead -c 9999999 /dev/zero | head -c $((4 * 48 * 512 * 4)) > \"$out\"\necho '{\"version\": \"zeros 1\", \"text\": [1]}'";
+    let (wrong, python) = place(zeros);
+    let output = wrong.output(&["verify", "./model", "--python", python.to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(found[0]["same"] == false && found[0]["agree"] == serde_json::json!([0, 64]), "{found}");
+    assert!(found[0]["divergence"].as_f64().unwrap() > 0.1, "{found}");
+}
