@@ -92,7 +92,7 @@ Examples:
   taper heal pruned --data train.txt --set 'lora={rank: 16, dora: true}' --rate 1e-3
 `taper methods` lists objectives, optimizers, schedules and corruptors; docs/heal.md describes every setting.")]
     Heal(Box<HealArgs>),
-    /// Write a checkpoint for other engines: GGUF, quantized or not, for llama.cpp.
+    /// Write a checkpoint for other engines: GGUF, quantized or not, for llama.cpp; folders for vLLM and transformers.
     ///
     /// An engine that cannot hold the model is told before anything is written, with the rule that forbids it.
     #[command(after_help = "\
@@ -150,7 +150,7 @@ pub(crate) struct RecipeArgs {
 pub(crate) struct ExportArgs {
     /// A run's folder (its healed or pruned checkpoint), a checkpoint's folder, Hub id or id@revision.
     pub(crate) model: String,
-    /// Layouts: gguf:f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q4_0; `gguf` is gguf:f16.
+    /// Layouts: transformers, vllm, gguf:f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q4_0; `gguf` is gguf:f16.
     #[arg(long, value_delimiter = ',', required = true, value_name = "TARGETS")]
     pub(crate) to: Vec<taper_pipeline::Target>,
     /// Folder for the results; by default `export` in the run's folder, else the model's name and `-export`.

@@ -2,5 +2,6 @@
 
 mod error;
 pub mod gguf;
+pub mod vllm;
 
 pub use error::ExportError;

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use serde::Serialize;
 use serde_json::json;
 use taper_base::Bytes;
+use taper_base::files::PendingDir;
 use taper_export::gguf::{self, Mix};
+use taper_export::{ExportError, vllm};
 use taper_hub::ModelSource;
 use taper_model::Checkpoint;
 
@@ -19,6 +21,10 @@ use crate::{Console, PipelineError};
 pub enum Target {
     /// A file for llama.cpp, of a type.
     Gguf(Mix),
+    /// A folder for transformers.
+    Transformers,
+    /// A folder for vLLM and SGLang.
+    Vllm,
 }
 
 impl Target {
@@ -26,6 +32,18 @@ impl Target {
     pub fn name(self) -> String {
         match self {
             Self::Gguf(mix) => format!("gguf:{}", mix.name()),
+            Self::Transformers => "transformers".to_owned(),
+            Self::Vllm => "vllm".to_owned(),
+        }
+    }
+
+    /// Whether the engine can hold the model.
+    fn check(self, checkpoint: &Checkpoint) -> Result<(), PipelineError> {
+        let rule = |target| move |rule| PipelineError::Export(ExportError::Rule { target, rule });
+        match self {
+            Self::Gguf(_) => gguf::Arch::of(checkpoint.spec()).map(drop).map_err(rule("llama.cpp")),
+            Self::Transformers => Ok(()),
+            Self::Vllm => vllm::layout(checkpoint.spec(), checkpoint.config()).map(drop).map_err(rule("vLLM")),
         }
     }
 }
@@ -37,9 +55,11 @@ impl FromStr for Target {
         match text.split_once(':') {
             Some(("gguf", mix)) => mix.parse().map(Self::Gguf),
             None if text == "gguf" => "f16".parse().map(Self::Gguf),
+            None if text == "transformers" => Ok(Self::Transformers),
+            None if text == "vllm" => Ok(Self::Vllm),
             _ => {
-                let known: Vec<String> = Mix::names().map(|mix| format!("gguf:{mix}")).collect();
-                Err(format!("unknown target `{text}`; known: {}", known.join(", ")))
+                let types: Vec<&str> = Mix::names().collect();
+                Err(format!("unknown target `{text}`; known: transformers, vllm, gguf:{}", types.join(", gguf:")))
             }
         }
     }
@@ -63,7 +83,7 @@ pub struct Exported {
     pub target: String,
     /// File or folder.
     pub path: PathBuf,
-    /// llama.cpp's architecture.
+    /// What the engine takes it for, and how it is told if that is not by itself.
     pub architecture: &'static str,
     /// Size.
     pub bytes: Bytes,
@@ -85,12 +105,7 @@ pub struct ExportReport {
 pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportReport, PipelineError> {
     let (source, run) = source(&request.model, console)?;
     let checkpoint = Checkpoint::open(&source)?;
-    for target in &request.targets {
-        match target {
-            Target::Gguf(_) => gguf::Arch::of(checkpoint.spec())
-                .map_err(|rule| PipelineError::Export(taper_export::ExportError::Rule { target: "llama.cpp", rule }))?,
-        };
-    }
+    request.targets.iter().try_for_each(|target| target.check(&checkpoint))?;
     let name = name(&source, run.as_deref());
     let out = request.out.clone().unwrap_or_else(|| match &run {
         Some(run) => run.join("export"),
@@ -98,14 +113,8 @@ pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportRe
     });
     std::fs::create_dir_all(&out).map_err(io(&out))?;
     taper_base::files::sweep(&out).map_err(io(&out))?;
-    let mut exported = Vec::new();
-    for target in &request.targets {
-        let Target::Gguf(mix) = *target;
-        let path = out.join(format!("{name}-{}.gguf", mix.name()));
-        let arch = gguf::write(&checkpoint, mix, &path, console)?;
-        let bytes = Bytes(std::fs::metadata(&path).map_err(io(&path))?.len());
-        exported.push(Exported { target: target.name(), path, architecture: arch.name(), bytes });
-    }
+    let make = |target: &Target| write(*target, &checkpoint, (&out, &name), console);
+    let exported: Vec<Exported> = request.targets.iter().map(make).collect::<Result<_, _>>()?;
     let files = exported.iter().map(|one| {
         let file = one.path.file_name().map(|name| name.to_string_lossy().into_owned());
         json!({"target": one.target, "file": file, "architecture": one.architecture})
@@ -113,6 +122,74 @@ pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportRe
     let manifest = json!({"taper": env!("CARGO_PKG_VERSION"), "name": name, "files": files.collect::<Vec<_>>()});
     write_json(&out.join("export.json"), &manifest)?;
     Ok(ExportReport { source, exported })
+}
+
+/// One layout of `checkpoint` in the folder `out`.
+fn write(
+    target: Target,
+    checkpoint: &Checkpoint,
+    (out, name): (&Path, &str),
+    console: &dyn Console,
+) -> Result<Exported, PipelineError> {
+    let (path, architecture) = match target {
+        Target::Gguf(mix) => {
+            let path = out.join(format!("{name}-{}.gguf", mix.name()));
+            let arch = gguf::write(checkpoint, mix, &path, console)?;
+            (path, arch.name())
+        }
+        Target::Transformers => (out.join(format!("{name}-transformers")), "its own class, or modeling_taper.py"),
+        Target::Vllm => {
+            let what = match vllm::layout(checkpoint.spec(), checkpoint.config()) {
+                Ok(vllm::Layout::Deci(_)) => "DeciLMForCausalLM: --trust-remote-code",
+                Ok(vllm::Layout::Backend) => "--model-impl transformers --trust-remote-code",
+                _ => "the family's own class",
+            };
+            (out.join(format!("{name}-vllm")), what)
+        }
+    };
+    if !matches!(target, Target::Gguf(_)) {
+        folder(target, checkpoint, &path)?;
+    }
+    Ok(Exported { target: target.name(), bytes: size(&path)?, path, architecture })
+}
+
+/// A folder that appears whole or not at all, in the place of an older one.
+fn folder(target: Target, checkpoint: &Checkpoint, path: &Path) -> Result<(), PipelineError> {
+    let pending = PendingDir::new(path).map_err(io(path))?;
+    let dir = pending.path();
+    taper_hub::export::write_transformers(dir, checkpoint.spec(), checkpoint.dir(), checkpoint.config())?;
+    if target == Target::Vllm
+        && let Ok(vllm::Layout::Deci(config)) = vllm::layout(checkpoint.spec(), checkpoint.config())
+    {
+        write_json(&dir.join("config.json"), &config)?;
+        let (name, content) = vllm::CLASS;
+        taper_base::files::write(&dir.join(name), content.as_bytes()).map_err(io(dir))?;
+        let shim = dir.join("modeling_taper.py");
+        if shim.is_file() {
+            std::fs::remove_file(&shim).map_err(io(&shim))?;
+        }
+    }
+    for entry in std::fs::read_dir(checkpoint.dir()).map_err(io(checkpoint.dir()))? {
+        let from = entry.map_err(io(checkpoint.dir()))?.path();
+        let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) {
+            std::fs::copy(&from, dir.join(&name)).map_err(io(&from))?;
+        }
+    }
+    pending.commit().map_err(io(path))
+}
+
+/// Of a file, or of all files of a folder.
+fn size(path: &Path) -> Result<Bytes, PipelineError> {
+    let of = |path: &Path| std::fs::metadata(path).map(|found| found.len()).map_err(io(path));
+    if path.is_file() {
+        return of(path).map(Bytes);
+    }
+    let mut sum = 0;
+    for entry in std::fs::read_dir(path).map_err(io(path))? {
+        sum += of(&entry.map_err(io(path))?.path())?;
+    }
+    Ok(Bytes(sum))
 }
 
 /// The checkpoint's folder: that of a run's last result, or the model's own; and the run's, if it is one.

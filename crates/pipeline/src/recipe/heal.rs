@@ -27,7 +27,7 @@ pub struct HealPart {
     #[schemars(range(min = 2, max = 1_048_576))]
     pub length: Option<usize>,
     /// What is to be made small, each with a `weight` (1 if left out): `[{logit-kl: {temperature: 2}}, {cross-entropy:
-    /// {weight: 0.5}}]`. Left out: `logit-kl`, or `cross-entropy` where there is no teacher.
+    /// {weight: 0.5}}]`. Left out: `logit-kl` and half of `cross-entropy`, or that alone where there is no teacher.
     pub objectives: Vec<Method>,
     /// How gradients change weights: `adamw`, `muon: {momentum: 0.95}`.
     pub optimizer: Method,
@@ -214,7 +214,11 @@ impl HealPart {
     /// The objectives, those of a section that names none included.
     pub(crate) fn objectives(&self, teacher: bool) -> Vec<Method> {
         match (&self.objectives[..], teacher) {
-            ([], true) => vec![Method::new("logit-kl")],
+            ([], true) => {
+                // the best of four on two models at two budgets: docs/LOG.md
+                let params = serde_json::json!({"weight": 0.5});
+                vec![Method::new("logit-kl"), Method { name: "cross-entropy".to_owned(), params }]
+            }
             ([], false) => vec![Method::new("cross-entropy")],
             (given, _) => given.to_vec(),
         }
