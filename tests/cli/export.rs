@@ -44,6 +44,32 @@ fn files_are_whole_and_their_sizes_are_told() {
 }
 
 #[test]
+fn folders_hold_the_same_weights_under_another_configuration() {
+    let place = Place::new();
+    place.done(&["prune", "tiny.yaml"]);
+    let output = place.done(&["export", "runs/tiny", "--to", "vllm,transformers", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let read = |folder: &str, name: &str| fs::read(place.path(folder).join(name)).unwrap();
+    let pruned = "runs/tiny/materialise";
+    for one in report["exported"].as_array().unwrap() {
+        let folder = one["path"].as_str().unwrap();
+        assert!(read(folder, "model.safetensors") == read(pruned, "model.safetensors"));
+        assert!(read(folder, "tokenizer.json") == read(pruned, "tokenizer.json"));
+    }
+    let plain = report["exported"][1]["path"].as_str().unwrap();
+    let config = |folder: &str| serde_json::from_slice::<Value>(&read(folder, "config.json")).unwrap();
+    assert_eq!(config(plain), config(pruned));
+    let (vllm, told) =
+        (config(report["exported"][0]["path"].as_str().unwrap()), &report["exported"][0]["architecture"]);
+    if told == "DeciLMForCausalLM: --trust-remote-code" {
+        let blocks = vllm["block_configs"].as_array().unwrap().len() as u64;
+        assert_eq!((&vllm["model_type"], Some(blocks)), (&"nemotron-nas".into(), vllm["num_hidden_layers"].as_u64()));
+    } else {
+        assert_eq!((vllm, told.as_str()), (config(pruned), Some("--model-impl transformers --trust-remote-code")));
+    }
+}
+
+#[test]
 fn wrong_targets_and_models_are_told() {
     let place = Place::new();
     assert_cmd_snapshot!(place.taper(&["export", "model", "--to", "gguf:q4_k"]), @"
@@ -62,7 +88,7 @@ fn wrong_targets_and_models_are_told() {
     ----- stdout -----
 
     ----- stderr -----
-    error: invalid value 'onnx' for '--to <TARGETS>': unknown target `onnx`; known: gguf:bf16, gguf:f16, gguf:f32, gguf:q4_0, gguf:q4_k_m, gguf:q4_k_s, gguf:q5_k_m, gguf:q5_k_s, gguf:q6_k, gguf:q8_0
+    error: invalid value 'onnx' for '--to <TARGETS>': unknown target `onnx`; known: transformers, vllm, gguf:bf16, gguf:f16, gguf:f32, gguf:q4_0, gguf:q4_k_m, gguf:q4_k_s, gguf:q5_k_m, gguf:q5_k_s, gguf:q6_k, gguf:q8_0
 
     For more information, try '--help'.
     ");

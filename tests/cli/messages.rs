@@ -17,10 +17,13 @@ fn no_arguments_show_the_help() {
     Usage: taper [OPTIONS] <COMMAND>
 
     Commands:
-      run      Run a recipe: load, calibrate, search, materialise, eval
+      run      Run a recipe: load, calibrate, search, materialise, heal, eval
       check    Check a recipe without reading weights
       search   Run a recipe up to the search: which architecture is best
-      prune    Run a recipe up to the pruned checkpoint, without evaluating it
+      prune    Run a recipe up to the pruned checkpoint, without healing and evaluating it
+      heal     Train a pruned checkpoint, by the model it was cut from or by text alone
+      export   Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers
+      verify   Compare a checkpoint and its exports in other engines with taper's numbers
       eval     Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text
       tasks    The tasks there are: what they measure, shots, data, licence
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
@@ -44,7 +47,7 @@ fn no_arguments_show_the_help() {
     Start here:
       taper run recipes/demo.yaml      the whole pipeline on a small model, under a minute
       taper check my.yaml              what is wrong with a recipe, before anything is read
-      taper methods                    proxies, strategies and fidelities a recipe may name
+      taper methods                    methods that a recipe may name, for searching and healing
 
     Exit codes: 0 done, 1 ran but a gate was missed, 2 could not run.
     Log: TAPER_LOG=info (or debug) on stderr.
@@ -60,16 +63,19 @@ fn help_says_where_to_start() {
     Makes pretrained Llama, Mistral and Qwen checkpoints smaller.
 
     One recipe file says which model, how small, and how to search. taper ranks heads and channels on
-    calibration text, searches which of them to keep in each block, cuts, evaluates, and writes a
+    calibration text, searches which of them to keep in each block, cuts, heals, evaluates, and writes a
     checkpoint that stock transformers loads.
 
     Usage: taper [OPTIONS] <COMMAND>
 
     Commands:
-      run      Run a recipe: load, calibrate, search, materialise, eval
+      run      Run a recipe: load, calibrate, search, materialise, heal, eval
       check    Check a recipe without reading weights
       search   Run a recipe up to the search: which architecture is best
-      prune    Run a recipe up to the pruned checkpoint, without evaluating it
+      prune    Run a recipe up to the pruned checkpoint, without healing and evaluating it
+      heal     Train a pruned checkpoint, by the model it was cut from or by text alone
+      export   Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers
+      verify   Compare a checkpoint and its exports in other engines with taper's numbers
       eval     Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text
       tasks    The tasks there are: what they measure, shots, data, licence
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
@@ -114,7 +120,7 @@ fn help_says_where_to_start() {
     Start here:
       taper run recipes/demo.yaml      the whole pipeline on a small model, under a minute
       taper check my.yaml              what is wrong with a recipe, before anything is read
-      taper methods                    proxies, strategies and fidelities a recipe may name
+      taper methods                    methods that a recipe may name, for searching and healing
 
     Exit codes: 0 done, 1 ran but a gate was missed, 2 could not run.
     Log: TAPER_LOG=info (or debug) on stderr.
@@ -129,7 +135,7 @@ fn help_of_run_says_that_it_resumes() {
     success: true
     exit_code: 0
     ----- stdout -----
-    Run a recipe: load, calibrate, search, materialise, eval
+    Run a recipe: load, calibrate, search, materialise, heal, eval
 
     Usage: taper run [OPTIONS] <RECIPE>
 
@@ -191,6 +197,29 @@ fn methods_are_listed_with_their_sources() {
       evolution          crossover and mutation of the best so far, started from importance [arXiv:2602.02891]
       random             legal architectures inside the budget by chance [taper]
       uniform            every block alike: the baseline, and what stock engines load without remote code [taper]
+
+    corruptor
+      causal             each token predicts the next
+      ul2                mixture of denoisers: spans are taken out of a document and predicted after it [arXiv:2205.05131]
+
+    objective
+      cka                alignment of residual streams with the teacher's: 1 - linear CKA [arXiv:2410.20035]
+      cross-entropy      loss of the next token [arXiv:1512.00567 (smoothing)]
+      hidden-mse         squared distance of residual streams from the teacher's [arXiv:1909.10351]
+      logit-kl           divergence of the predictions from the teacher's: forward, reverse or Jensen-Shannon [arXiv:1503.02531]
+      qkv-relations      relations among tokens in the last attention's queries, keys and values [arXiv:2201.12507]
+      self-distill       divergence from the mean prediction of the training's own past checkpoints [arXiv:2302.05629]
+
+    optimizer
+      adamw              moments of first and second order, with decay apart from the gradient [arXiv:1711.05101]
+      lion               the sign of a momentum: half of AdamW's memory [arXiv:2302.06675]
+      muon               orthogonal updates of matrices, AdamW for the rest [arXiv:2502.16982]
+
+    schedule
+      constant           warm-up, then one rate
+      cosine             warm-up, then down along half a cosine [arXiv:1608.03983]
+      cosine-power       warm-up, then down along a power of half a cosine: faster at first [arXiv:1903.09900]
+      wsd                warm-up, one rate, then straight down [arXiv:2404.06395]
 
     In a recipe: `search: { proxy: { gradient-trace: { sketch_rank: 64 } } }`, or a name alone for its defaults.
 

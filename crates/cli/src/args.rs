@@ -92,7 +92,7 @@ Examples:
   taper heal pruned --data train.txt --set 'lora={rank: 16, dora: true}' --rate 1e-3
 `taper methods` lists objectives, optimizers, schedules and corruptors; docs/heal.md describes every setting.")]
     Heal(Box<HealArgs>),
-    /// Write a checkpoint for other engines: GGUF, quantized or not, for llama.cpp; folders for vLLM and transformers.
+    /// Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers.
     ///
     /// An engine that cannot hold the model is told before anything is written, with the rule that forbids it.
     #[command(after_help = "\
@@ -100,9 +100,9 @@ Examples:
   taper export runs/demo --to gguf:f16,gguf:q4_k_m
   taper export owner/name --to gguf:q8_0 --out exported")]
     Export(ExportArgs),
-    /// Run a checkpoint and its exports in the engines of a Python, and compare logits and greedy text with taper's.
+    /// Compare a checkpoint and its exports in other engines with taper's numbers.
     ///
-    /// transformers for the checkpoint, llama-cpp-python for GGUF files. An engine that is not installed is said, and how to
+    /// Logits and greedy text of the engines that a Python has: transformers for the checkpoint, llama-cpp-python for GGUF files. An engine that is not installed is said, and how to
     /// install it. Exit code 1 if one gives other numbers. Quantized files are told how far they are, and not judged.
     Verify(VerifyArgs),
     /// Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text.

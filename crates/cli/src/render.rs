@@ -233,7 +233,8 @@ pub(crate) fn methods(methods: &[Method]) -> String {
             family = method.family;
             let _ = writeln!(text, "{}{family}", if text.is_empty() { "" } else { "\n" });
         }
-        let _ = writeln!(text, "  {:<18} {} [{}]", method.name, method.summary, method.source);
+        let source = if method.source.is_empty() { String::new() } else { format!(" [{}]", method.source) };
+        let _ = writeln!(text, "  {:<18} {}{source}", method.name, method.summary);
     }
     text.push_str("\nIn a recipe: `search: { proxy: { gradient-trace: { sketch_rank: 64 } } }`, or a name alone for its defaults.");
     text

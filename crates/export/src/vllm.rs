@@ -37,7 +37,9 @@ pub fn layout(spec: &ModelSpec, source: &Value) -> Result<Layout, String> {
         Ok(config) => Ok(Layout::Deci(config)),
         Err(rule) => match spec.blocks.iter().position(|block| block.attention.is_none()) {
             None => Ok(Layout::Backend),
-            Some(index) => Err(format!("{rule}; and its Transformers backend has an attention in every block, block {index} has none")),
+            Some(index) => Err(format!(
+                "{rule}; and its Transformers backend has an attention in every block, block {index} has none"
+            )),
         },
     }
 }
@@ -64,8 +66,14 @@ fn deci(spec: &ModelSpec, source: &Value) -> Result<Value, String> {
     }
     let mut config = source.as_object().cloned().unwrap_or_default();
     const STALE: [&str; 8] = [
-        "allow_global_per_layer_attribute_access", "auto_map", "per_layer_config", "quantization_config",
-        "serialize_explicit_per_layer_config", "layer_types", "sliding_window", "use_sliding_window",
+        "allow_global_per_layer_attribute_access",
+        "auto_map",
+        "per_layer_config",
+        "quantization_config",
+        "serialize_explicit_per_layer_config",
+        "layer_types",
+        "sliding_window",
+        "use_sliding_window",
     ];
     config.retain(|key, _| !STALE.contains(&key.as_str()));
     let most = |size: fn(&BlockSpec) -> Option<usize>| spec.blocks.iter().filter_map(size).max().unwrap_or(1);
@@ -139,7 +147,10 @@ mod tests {
         ]);
         assert_eq!(config["block_configs"], blocks);
         assert_eq!((&config["num_attention_heads"], &config["num_key_value_heads"]), (&json!(4), &json!(2)));
-        assert_eq!((&config["model_type"], &config["rope_theta"], &config["eos_token_id"]), (&json!("nemotron-nas"), &json!(5e5), &json!(2)));
+        assert_eq!(
+            (&config["model_type"], &config["rope_theta"], &config["eos_token_id"]),
+            (&json!("nemotron-nas"), &json!(5e5), &json!(2))
+        );
         assert_eq!(config.get("per_layer_config"), None);
     }
 

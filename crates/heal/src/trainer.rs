@@ -21,6 +21,9 @@ use crate::trained::Trained;
 /// Steps in a row with a loss of more than twice the first one's, after which a training has failed.
 const HIGH: u64 = 5;
 
+/// What the first loss counts as, at least: one that begins near 0, as local ones may, does not burst by rising a little.
+const LEAST: f64 = 0.5;
+
 /// What is trained for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -322,13 +325,13 @@ impl<'a> Trainer<'a> {
         if step == 0 {
             self.state.first = loss;
         }
-        self.state.high = if loss > 2.0 * self.state.first.max(1e-3) { self.state.high + 1 } else { 0 };
+        self.state.high = if loss > 2.0 * self.state.first.max(LEAST) { self.state.high + 1 } else { 0 };
         let what = if !loss.is_finite() || !norm.is_finite() {
             format!("the loss is {loss}")
         } else if self.state.high == HIGH {
             format!(
                 "the loss is {loss:.4}, and was above twice the first one, {:.4}, for {HIGH} steps",
-                self.state.first
+                self.state.first.max(LEAST)
             )
         } else {
             return Ok(());
