@@ -59,7 +59,7 @@ pub enum Verdict {
         agree: [usize; 2],
         /// Largest difference allowed; none for quantized files, which differ by design.
         most: Option<f64>,
-        /// Whether it is what it should be.
+        /// Whether it is what it should be; of files that are not judged always.
         same: bool,
     },
     /// The engine is not installed.

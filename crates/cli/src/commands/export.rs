@@ -35,7 +35,11 @@ pub(crate) fn verify(args: &Args, given: &VerifyArgs, console: &dyn Console) -> 
 fn line(one: &Loaded) -> String {
     let verdict = match &one.verdict {
         Verdict::Ran { version, difference, divergence, agree: [agree, all], most, same } => {
-            let mark = if *same { "same" } else { "DIFFERS" };
+            let mark = match (most, same) {
+                (None, _) => "rounded", // weights of fewer bits: told, not judged
+                (Some(_), true) => "same",
+                (Some(_), false) => "DIFFERS",
+            };
             let most = most.map(|most| format!(" (at most {most:.0e})")).unwrap_or_default();
             format!(
                 "{mark:<8} logits {difference:.1e}{most}, divergence {divergence:.1e}, {agree} of {all} greedy tokens; {version}"
