@@ -102,8 +102,8 @@ Examples:
     Export(ExportArgs),
     /// Compare a checkpoint and its exports in other engines with taper's numbers.
     ///
-    /// Logits and greedy text of the engines that a Python has: transformers for the checkpoint, llama-cpp-python for GGUF files. An engine that is not installed is said, and how to
-    /// install it. Exit code 1 if one gives other numbers. Quantized files are told how far they are, and not judged.
+    /// Logits and greedy text of the engines that a Python has: transformers for the checkpoint, llama-cpp-python for GGUF
+    /// files. An engine that is not installed is said, and how to install it. Exit code 1 if one gives other numbers. Quantized files are told how far they are, and not judged.
     Verify(VerifyArgs),
     /// Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text.
     ///

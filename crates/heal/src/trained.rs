@@ -67,6 +67,10 @@ impl Weight {
         Ok(Self { name, values, gradient, stale: AtomicBool::new(false), state, shape, hidden, transposed })
     }
 
+    fn clear(&self) -> taper_kernels::Result<()> {
+        cpu::change("clear", &self.gradient, |values| values.fill(0.0))
+    }
+
     /// Adds to the gradient, or puts it in the place of what the last step left.
     fn add(&self, gradient: &Gradient<'_>) -> taper_kernels::Result<()> {
         const OP: &str = "gradient";
@@ -77,7 +81,7 @@ impl Weight {
             }
             _ => {
                 if stale {
-                    cpu::change(OP, &self.gradient, |values| values.fill(0.0))?;
+                    self.clear()?;
                 }
                 gradient.add_to(&self.gradient.clone().into())
             }
@@ -159,8 +163,7 @@ impl Trained {
     /// Sets those gradients to 0 that nothing was added to.
     fn settle(&self) -> Result<()> {
         let mut stale = self.weights.iter().filter(|weight| weight.stale.swap(false, Ordering::Relaxed));
-        let clear = |weight: &Weight| cpu::change("clear", &weight.gradient, |values| values.fill(0.0));
-        Ok(stale.try_for_each(clear)?)
+        Ok(stale.try_for_each(Weight::clear)?)
     }
 
     /// What gradients of a pass go to.

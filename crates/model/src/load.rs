@@ -57,26 +57,8 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::MissingTensor`], or [`ModelError::NotFinite`] naming the first NaN or infinity.
     pub fn values(&self, place: Place) -> Result<Vec<f32>> {
-        let missing = || ModelError::MissingTensor { path: self.dir().to_owned(), tensor: place.to_string() };
-        let stored = self.tensor(place).ok_or_else(missing)?;
-        let values: Vec<f32> = match stored.stored {
-            StoredType::F32 => {
-                stored.bytes.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
-            StoredType::F16 => {
-                stored.bytes.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
-            StoredType::BF16 => {
-                stored.bytes.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
-        };
-        match values.par_iter().position_first(|value| !value.is_finite()) {
-            Some(index) => {
-                let (path, tensor) = (stored.path.to_owned(), place.to_string());
-                Err(ModelError::NotFinite { path, tensor, index, value: values[index] })
-            }
-            None => Ok(values),
-        }
+        let values = stored(self, place)?.flatten_all().and_then(|flat| flat.to_dtype(DType::F32)?.to_vec1());
+        values.map_err(candle("load")).map_err(at(place.to_string()))
     }
 }
 
@@ -117,7 +99,19 @@ fn assemble_mlp(spec: &ModelSpec, take: &dyn Fn(Parameter) -> Result<Tensor>) ->
     })
 }
 
+/// Units as rows.
 fn read(checkpoint: &Checkpoint, place: Place) -> Result<Tensor> {
+    let tensor = stored(checkpoint, place)?;
+    let tensor = match tensor.dims() {
+        [_, _] if place.parameter.transposed() => tensor.t().and_then(|t| t.contiguous()),
+        [_, _] => Ok(tensor),
+        _ => tensor.to_dtype(DType::F32), // norms and biases
+    };
+    Ok(tensor.map_err(candle("load")).map_err(at(place.to_string()))?.into())
+}
+
+/// As it lies in the file, in the type it is stored in.
+fn stored(checkpoint: &Checkpoint, place: Place) -> Result<Host> {
     let missing = || ModelError::MissingTensor { path: checkpoint.dir().to_owned(), tensor: place.to_string() };
     let stored = checkpoint.tensor(place).ok_or_else(missing)?;
     let not_finite = |index: usize, value: f32| {
@@ -125,20 +119,14 @@ fn read(checkpoint: &Checkpoint, place: Place) -> Result<Tensor> {
         ModelError::NotFinite { path, tensor, index, value }
     };
     let pairs = || stored.bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-    let tensor = match stored.stored {
+    match stored.stored {
         StoredType::F32 => {
             let four = stored.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            tensor(four.collect(), &stored, |x: f32| x, &not_finite)?
+            tensor(four.collect(), &stored, |x: f32| x, &not_finite)
         }
-        StoredType::F16 => tensor(pairs().map(f16::from_le_bytes).collect(), &stored, f16::to_f32, &not_finite)?,
-        StoredType::BF16 => tensor(pairs().map(bf16::from_le_bytes).collect(), &stored, bf16::to_f32, &not_finite)?,
-    };
-    let tensor = match tensor.dims() {
-        [_, _] if place.parameter.transposed() => tensor.t().and_then(|t| t.contiguous()),
-        [_, _] => Ok(tensor),
-        _ => tensor.to_dtype(DType::F32), // norms and biases
-    };
-    Ok(tensor.map_err(candle("load")).map_err(at(place.to_string()))?.into())
+        StoredType::F16 => tensor(pairs().map(f16::from_le_bytes).collect(), &stored, f16::to_f32, &not_finite),
+        StoredType::BF16 => tensor(pairs().map(bf16::from_le_bytes).collect(), &stored, bf16::to_f32, &not_finite),
+    }
 }
 
 /// In the type it is stored in.

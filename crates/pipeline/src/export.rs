@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use taper_base::Bytes;
 use taper_base::files::PendingDir;
 use taper_export::gguf::{self, Mix};
@@ -39,7 +39,6 @@ impl Target {
 
     /// Whether the engine can hold the model.
     fn check(self, checkpoint: &Checkpoint) -> Result<(), PipelineError> {
-        let rule = |target| move |rule| PipelineError::Export(ExportError::Rule { target, rule });
         match self {
             Self::Gguf(_) => gguf::Arch::of(checkpoint.spec()).map(drop).map_err(rule("llama.cpp")),
             Self::Transformers => Ok(()),
@@ -63,6 +62,11 @@ impl FromStr for Target {
             }
         }
     }
+}
+
+/// For `map_err`: the rule by which an engine cannot hold a model.
+fn rule(target: &'static str) -> impl FnOnce(String) -> PipelineError {
+    move |rule| PipelineError::Export(ExportError::Rule { target, rule })
 }
 
 /// What to export, to where.
@@ -137,30 +141,32 @@ fn write(
             let arch = gguf::write(checkpoint, mix, &path, console)?;
             (path, arch.name())
         }
-        Target::Transformers => (out.join(format!("{name}-transformers")), "its own class, or modeling_taper.py"),
+        Target::Transformers => {
+            let path = out.join(format!("{name}-transformers"));
+            folder(checkpoint, None, &path)?;
+            (path, "its own class, or modeling_taper.py")
+        }
         Target::Vllm => {
-            let what = match vllm::layout(checkpoint.spec(), checkpoint.config()) {
-                Ok(vllm::Layout::Deci(_)) => "DeciLMForCausalLM: --trust-remote-code",
-                Ok(vllm::Layout::Backend) => "--model-impl transformers --trust-remote-code",
-                _ => "the family's own class",
+            let path = out.join(format!("{name}-vllm"));
+            let (config, told) = match vllm::layout(checkpoint.spec(), checkpoint.config()).map_err(rule("vLLM"))? {
+                vllm::Layout::Native => (None, "the family's own class"),
+                vllm::Layout::Backend => (None, "--model-impl transformers --trust-remote-code"),
+                vllm::Layout::Deci(config) => (Some(config), "DeciLMForCausalLM: --trust-remote-code"),
             };
-            (out.join(format!("{name}-vllm")), what)
+            folder(checkpoint, config, &path)?;
+            (path, told)
         }
     };
-    if !matches!(target, Target::Gguf(_)) {
-        folder(target, checkpoint, &path)?;
-    }
     Ok(Exported { target: target.name(), bytes: size(&path)?, path, architecture })
 }
 
 /// A folder that appears whole or not at all, in the place of an older one.
-fn folder(target: Target, checkpoint: &Checkpoint, path: &Path) -> Result<(), PipelineError> {
+/// `deci`: the configuration of vLLM's class, instead of that of transformers.
+fn folder(checkpoint: &Checkpoint, deci: Option<Value>, path: &Path) -> Result<(), PipelineError> {
     let pending = PendingDir::new(path).map_err(io(path))?;
     let dir = pending.path();
     taper_hub::export::write_transformers(dir, checkpoint.spec(), checkpoint.dir(), checkpoint.config())?;
-    if target == Target::Vllm
-        && let Ok(vllm::Layout::Deci(config)) = vllm::layout(checkpoint.spec(), checkpoint.config())
-    {
+    if let Some(config) = deci {
         write_json(&dir.join("config.json"), &config)?;
         let (name, content) = vllm::CLASS;
         taper_base::files::write(&dir.join(name), content.as_bytes()).map_err(io(dir))?;

@@ -91,7 +91,6 @@ impl Mix {
             let eighth = blocks / 8;
             block < eighth || block >= 7 * blocks / 8 || (block.wrapping_sub(eighth)) % 3 == 2
         };
-        let k = self.most.block() == 256;
         match (role, self.most) {
             (Role::Output, Kind::Q8_0) => Kind::Q8_0,
             (Role::Output, _) => Kind::Q6K,
@@ -99,7 +98,7 @@ impl Mix {
             (Role::Values(block), Kind::Q4K) if !self.medium && block < 4 => Kind::Q5K,
             (Role::Down(block), Kind::Q4K) if !self.medium && block < blocks / 8 => Kind::Q5K,
             (Role::Fused, Kind::Q4K) if self.medium => Kind::Q5K,
-            (Role::Fused, Kind::Q5K) if self.medium && k => Kind::Q6K,
+            (Role::Fused, Kind::Q5K) if self.medium => Kind::Q6K,
             (_, most) => most,
         }
     }

@@ -122,12 +122,15 @@ impl Adapter {
         let scaled = (left * f64::from(scale)).map_err(candle("merge"))?;
         let product = cpu::from_units(None, &[(&scaled, right)], None)?; // [units, d_model]
         let product = cpu::Values::of("merge", &product)?;
-        let (host, widened) = (self.base.host("merge")?, Vec::new());
-        let (base, widened) = match host.dtype() {
-            DType::F32 => (Some(cpu::Values::of("merge", host)?), widened),
-            _ => (None, self.base.to_vec()?),
+        let host = self.base.host("merge")?;
+        let (stored, widened);
+        let base: &[f32] = if host.dtype() == DType::F32 {
+            stored = cpu::Values::of("merge", host)?;
+            &stored
+        } else {
+            widened = self.base.to_vec()?;
+            &widened
         };
-        let base: &[f32] = base.as_deref().unwrap_or(&widened);
         let factor = cpu::change("merge", merged, |out| {
             out.par_chunks_mut(d).zip(product.par_chunks(d)).zip(base.par_chunks(d)).for_each(|((out, more), base)| {
                 out.iter_mut().zip(base).zip(more).for_each(|((out, base), more)| *out = base + more);
