@@ -177,7 +177,8 @@ impl Slots {
                     None => Price::weights(weights),
                 };
                 let spans = space.attention_spans(whole);
-                slots.push(Slot { block, half: SubBlock::Attention, droppable: space.drop_attention, spans, price });
+                let droppable = space.may_drop_attention(block);
+                slots.push(Slot { block, half: SubBlock::Attention, droppable, spans, price });
             }
             if let Some(whole) = mlp {
                 let weights = |channels, _| {

@@ -16,6 +16,9 @@ use crate::{ArchError, Architecture, AttentionSpec, ModelSpec, SubBlock, budget:
 pub struct SearchSpace {
     /// Whether a block's attention may be removed.
     pub drop_attention: bool,
+    /// Whether the first block's attention may be removed, where those of blocks may. llama.cpp's and vLLM's classes for
+    /// blocks that differ want it.
+    pub drop_first_attention: bool,
     /// Whether a block's MLP may be removed.
     pub drop_mlp: bool,
     /// Whether a block's attention and MLP are removed only together. Wants `drop_attention` and `drop_mlp` alike.
@@ -42,6 +45,7 @@ impl Default for SearchSpace {
     fn default() -> Self {
         Self {
             drop_attention: true,
+            drop_first_attention: true,
             drop_mlp: true,
             tied_depth: false,
             heads: true,
@@ -95,6 +99,11 @@ impl SearchSpace {
     pub fn channel_choices(&self, spec: &ModelSpec, index: usize) -> Vec<usize> {
         let mlp = spec.blocks.get(index).and_then(|block| block.mlp);
         mlp.map_or_else(Vec::new, |m| self.channel_span(m.d_ff).sizes().collect())
+    }
+
+    /// Whether the attention of block `index` may be removed.
+    pub fn may_drop_attention(&self, index: usize) -> bool {
+        self.drop_attention && (index > 0 || self.drop_first_attention)
     }
 
     /// How many blocks of `spec` must keep `half`: `ceil(least_blocks · blocks that have it)`, all if it may not go.
@@ -240,6 +249,12 @@ mod tests {
         assert_eq!(refusal(space, "-/32 -/64 2x2/64"), few);
         let stays = SearchSpace { drop_mlp: false, ..space };
         assert_eq!(refusal(stays, "2x2/- 2x2/64 2x2/64"), "block 0, mlp: removed, and the search space keeps it");
+        let first = SearchSpace { drop_first_attention: false, ..space };
+        first.contains(&example(), &"2x2/64 -/64 2x2/64".parse().unwrap()).unwrap();
+        assert_eq!(
+            refusal(first, "-/64 2x2/64 2x2/64"),
+            "block 0, attention: removed, and the search space keeps it"
+        );
         let tied = SearchSpace { tied_depth: true, ..space };
         tied.contains(&example(), &"-/- 2x2/64 2x2/64".parse().unwrap()).unwrap();
         let half = "block 2, attention: removed or kept without the block's other half, and `tied_depth` is on";

@@ -36,15 +36,17 @@ fn models() -> impl Strategy<Value = ModelSpec> {
 fn spaces() -> impl Strategy<Value = SearchSpace> {
     let groups = prop::sample::select(vec![None, Some(true), Some(false)]);
     let drops = prop::sample::select(vec![
-        (true, true, false),
-        (true, true, true),
-        (true, false, false),
-        (false, false, false),
+        (true, true, true, false),
+        (true, false, true, false),
+        (true, true, true, true),
+        (true, true, false, false),
+        (false, true, false, false),
     ]);
     (groups, drops, any::<bool>(), prop::sample::select(vec![1_usize, 32]), 0.3..0.9_f64).prop_map(
-        |(groups, (drop_attention, drop_mlp, tied_depth), heads, channels_multiple, least_blocks)| SearchSpace {
+        |(groups, (drop_attention, drop_first_attention, drop_mlp, tied_depth), heads, channels_multiple, least_blocks)| SearchSpace {
             groups,
             drop_attention,
+            drop_first_attention,
             drop_mlp,
             tied_depth,
             heads,

@@ -2,6 +2,8 @@
 
 mod error;
 pub mod gguf;
+mod target;
 pub mod vllm;
 
 pub use error::ExportError;
+pub use target::{Narrowed, Target};

@@ -1,73 +1,18 @@
 //! `taper export`: a checkpoint in the layouts of engines.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use taper_base::Bytes;
 use taper_base::files::PendingDir;
-use taper_export::gguf::{self, Mix};
-use taper_export::{ExportError, vllm};
+use taper_export::{Target, gguf, vllm};
 use taper_hub::ModelSource;
 use taper_model::Checkpoint;
 
 use crate::error::io;
 use crate::stages::write_json;
 use crate::{Console, PipelineError};
-
-/// An engine's layout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// A file for llama.cpp, of a type.
-    Gguf(Mix),
-    /// A folder for transformers.
-    Transformers,
-    /// A folder for vLLM and SGLang.
-    Vllm,
-}
-
-impl Target {
-    /// Its text form: `gguf:q4_k_m`.
-    pub fn name(self) -> String {
-        match self {
-            Self::Gguf(mix) => format!("gguf:{}", mix.name()),
-            Self::Transformers => "transformers".to_owned(),
-            Self::Vllm => "vllm".to_owned(),
-        }
-    }
-
-    /// Whether the engine can hold the model.
-    fn check(self, checkpoint: &Checkpoint) -> Result<(), PipelineError> {
-        match self {
-            Self::Gguf(_) => gguf::Arch::of(checkpoint.spec()).map(drop).map_err(rule("llama.cpp")),
-            Self::Transformers => Ok(()),
-            Self::Vllm => vllm::layout(checkpoint.spec(), checkpoint.config()).map(drop).map_err(rule("vLLM")),
-        }
-    }
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some(("gguf", mix)) => mix.parse().map(Self::Gguf),
-            None if text == "gguf" => "f16".parse().map(Self::Gguf),
-            None if text == "transformers" => Ok(Self::Transformers),
-            None if text == "vllm" => Ok(Self::Vllm),
-            _ => {
-                let types: Vec<&str> = Mix::names().collect();
-                Err(format!("unknown target `{text}`; known: transformers, vllm, gguf:{}", types.join(", gguf:")))
-            }
-        }
-    }
-}
-
-/// For `map_err`: the rule by which an engine cannot hold a model.
-fn rule(target: &'static str) -> impl FnOnce(String) -> PipelineError {
-    move |rule| PipelineError::Export(ExportError::Rule { target, rule })
-}
 
 /// What to export, to where.
 #[derive(Debug, Clone)]
@@ -109,7 +54,7 @@ pub struct ExportReport {
 pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportReport, PipelineError> {
     let (source, run) = source(&request.model, console)?;
     let checkpoint = Checkpoint::open(&source)?;
-    request.targets.iter().try_for_each(|target| target.check(&checkpoint))?;
+    request.targets.iter().try_for_each(|target| target.check(checkpoint.spec(), checkpoint.config()))?;
     let name = name(&source, run.as_deref());
     let out = request.out.clone().unwrap_or_else(|| match &run {
         Some(run) => run.join("export"),
@@ -119,12 +64,6 @@ pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportRe
     taper_base::files::sweep(&out).map_err(io(&out))?;
     let make = |target: &Target| write(*target, &checkpoint, (&out, &name), console);
     let exported: Vec<Exported> = request.targets.iter().map(make).collect::<Result<_, _>>()?;
-    let files = exported.iter().map(|one| {
-        let file = one.path.file_name().map(|name| name.to_string_lossy().into_owned());
-        json!({"target": one.target, "file": file, "architecture": one.architecture})
-    });
-    let manifest = json!({"taper": env!("CARGO_PKG_VERSION"), "name": name, "files": files.collect::<Vec<_>>()});
-    write_json(&out.join("export.json"), &manifest)?;
     Ok(ExportReport { source, exported })
 }
 
@@ -148,7 +87,7 @@ fn write(
         }
         Target::Vllm => {
             let path = out.join(format!("{name}-vllm"));
-            let (config, told) = match vllm::layout(checkpoint.spec(), checkpoint.config()).map_err(rule("vLLM"))? {
+            let (config, told) = match vllm::layout(checkpoint.spec(), checkpoint.config())? {
                 vllm::Layout::Native => (None, "the family's own class"),
                 vllm::Layout::Backend => (None, "--model-impl transformers --trust-remote-code"),
                 vllm::Layout::Deci(config) => (Some(config), "DeciLMForCausalLM: --trust-remote-code"),

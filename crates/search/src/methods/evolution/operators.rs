@@ -38,7 +38,7 @@ pub(super) fn crossover(first: &Architecture, second: &Architecture, rng: &mut i
 pub(super) fn flip(spec: &ModelSpec, space: &SearchSpace, arch: &mut Architecture, rng: &mut impl Rng) {
     let mut bits = Vec::with_capacity(2 * spec.blocks.len());
     for (index, block) in spec.blocks.iter().enumerate() {
-        bits.extend((space.drop_attention && block.attention.is_some()).then_some((index, true)));
+        bits.extend((space.may_drop_attention(index) && block.attention.is_some()).then_some((index, true)));
         bits.extend((space.drop_mlp && block.mlp.is_some()).then_some((index, false)));
     }
     if bits.is_empty() {
