@@ -1,4 +1,4 @@
-"""Checks crates/hub/src/layouts/modeling_taper.py on cuts of the tiny models; exit 0 if all hold.
+"""Checks crates/export/src/transformers/modeling_taper.py on cuts of the tiny models; exit 0 if all hold.
 
     python scripts/check_shim.py
 
@@ -23,7 +23,7 @@ from transformers.utils import logging
 import reference
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIM = ROOT / "crates/hub/src/layouts/modeling_taper.py"
+SHIM = ROOT / "crates/export/src/transformers/modeling_taper.py"
 TOLERANCE = 1e-5
 
 
@@ -52,7 +52,7 @@ def cuts(model):
 
 
 def layer_config(source, shape):
-    """What differs from the global values, as crates/hub/src/layouts/README.md says."""
+    """What differs from the global values, as crates/export/src/transformers/README.md says."""
     kv, width = source["num_key_value_heads"], source["intermediate_size"]
     own = {
         "num_attention_heads": shape["heads"],

@@ -34,7 +34,7 @@ fn files_are_whole_and_their_sizes_are_told() {
         assert_eq!(one["architecture"], "deci");
     }
     let names: Vec<_> = fs::read_dir(place.path("runs/tiny/export")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 4, "three files and export.json: {names:?}");
+    assert_eq!(names.len(), 3, "{names:?}");
     let again = place.done(&["export", "runs/tiny", "--to", "gguf:q4_k_m", "--out", "again", "--json"]);
     let again: Value = serde_json::from_slice(&again.stdout).unwrap();
     let read = |report: &Value, index: usize| {
@@ -66,6 +66,62 @@ fn folders_hold_the_same_weights_under_another_configuration() {
         assert_eq!((&vllm["model_type"], Some(blocks)), (&"nemotron-nas".into(), vllm["num_hidden_layers"].as_u64()));
     } else {
         assert_eq!((vllm, told.as_str()), (config(pruned), Some("--model-impl transformers --trust-remote-code")));
+    }
+}
+
+/// The recipe of all these tests, with engines that must load the result.
+fn recipe(place: &Place, targets: &str) -> String {
+    let tiny = fs::read_to_string(place.path("tiny.yaml")).unwrap();
+    place.write("loads.yaml", format!("{tiny}\nexport: {{targets: [{targets}]}}\n").as_bytes());
+    "loads.yaml".to_owned()
+}
+
+#[test]
+fn a_recipe_demands_engines_and_gets_their_files() {
+    let place = Place::new();
+    let recipe = recipe(&place, "vllm, 'gguf:q8_0', transformers");
+    let check = text(&place.done(&["check", &recipe]).stdout);
+    for line in [
+        "note: export.targets: vllm sets `drop_attention: false` in `space`: its Transformers backend",
+        "sound. loads from",
+    ] {
+        assert!(check.contains(line), "{check}");
+    }
+    let first = text(&place.done(&["run", &recipe]).stdout);
+    let lines: Vec<&str> = first.lines().filter(|line| line.contains("runs/loads/export/loads-")).collect();
+    assert_eq!(lines.len(), 3, "{first}");
+    assert!(lines[0].starts_with("vllm ") && lines[1].contains("/loads-q8_0.gguf "), "{first}");
+    let architecture = fs::read_to_string(place.path("runs/loads/search/architecture.json")).unwrap();
+    let blocks = serde_json::from_str::<Value>(&architecture).unwrap()["blocks"].clone();
+    assert!(blocks.as_array().unwrap().iter().all(|block| !block["attention"].is_null()), "{blocks}");
+    let lock = fs::read_to_string(place.path("runs/loads/materialise/taper.lock")).unwrap();
+    assert!(lock.contains("\"drop_attention\": false"), "{lock}");
+
+    let gguf = place.path("runs/loads/export/loads-q8_0.gguf");
+    let bytes = fs::read(&gguf).unwrap();
+    assert!(text(&place.done(&["run", &recipe]).stdout).contains("Nothing to do"));
+    fs::remove_file(&gguf).unwrap();
+    let again: Value = serde_json::from_slice(&place.done(&["run", &recipe, "--json"]).stdout).unwrap();
+    assert_eq!(again["worked"], serde_json::json!(["export"]));
+    assert!(fs::read(&gguf).unwrap() == bytes, "the same bytes");
+}
+
+#[test]
+fn wrong_targets_of_a_recipe_are_told_with_their_line() {
+    let place = Place::new();
+    for (targets, wanted) in [
+        ("onnx", "unknown target `onnx`; known: transformers, vllm, gguf:bf16"),
+        ("'gguf:q4_k'", "unknown type `q4_k`"),
+        ("", "no targets; leave `export` out, or name an engine"),
+        ("vllm, 'llama.cpp', gguf", "`gguf:f16` is there twice"),
+    ] {
+        let recipe = recipe(&place, targets);
+        let said = {
+            let output = place.output(&["check", &recipe]);
+            assert_eq!(output.status.code(), Some(2));
+            text(&output.stderr)
+        };
+        assert!(said.contains(wanted) && said.contains("loads.yaml:"), "{targets}: {said}");
     }
 }
 

@@ -251,10 +251,7 @@ mod tests {
         assert_eq!(refusal(stays, "2x2/- 2x2/64 2x2/64"), "block 0, mlp: removed, and the search space keeps it");
         let first = SearchSpace { drop_first_attention: false, ..space };
         first.contains(&example(), &"2x2/64 -/64 2x2/64".parse().unwrap()).unwrap();
-        assert_eq!(
-            refusal(first, "-/64 2x2/64 2x2/64"),
-            "block 0, attention: removed, and the search space keeps it"
-        );
+        assert_eq!(refusal(first, "-/64 2x2/64 2x2/64"), "block 0, attention: removed, and the search space keeps it");
         let tied = SearchSpace { tied_depth: true, ..space };
         tied.contains(&example(), &"-/- 2x2/64 2x2/64".parse().unwrap()).unwrap();
         let half = "block 2, attention: removed or kept without the block's other half, and `tied_depth` is on";

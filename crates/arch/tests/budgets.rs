@@ -43,7 +43,13 @@ fn spaces() -> impl Strategy<Value = SearchSpace> {
         (false, true, false, false),
     ]);
     (groups, drops, any::<bool>(), prop::sample::select(vec![1_usize, 32]), 0.3..0.9_f64).prop_map(
-        |(groups, (drop_attention, drop_first_attention, drop_mlp, tied_depth), heads, channels_multiple, least_blocks)| SearchSpace {
+        |(
+            groups,
+            (drop_attention, drop_first_attention, drop_mlp, tied_depth),
+            heads,
+            channels_multiple,
+            least_blocks,
+        )| SearchSpace {
             groups,
             drop_attention,
             drop_first_attention,

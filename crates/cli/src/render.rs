@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
 use taper_pipeline::{
-    EvalReport, Evaluation, Finding, HealReport, Inspection, Method, PipelineError, RecipeError, Row, RunReport, Saved,
-    ScoreReport,
+    EvalReport, Evaluation, Exported, Finding, HealReport, Inspection, Method, PipelineError, RecipeError, Row,
+    RunReport, Saved, ScoreReport,
 };
 
 /// The recipe in whose run an error came up: its context.
@@ -82,6 +82,9 @@ pub(crate) fn report(report: &RunReport) -> String {
             let _ = writeln!(text, "{}\n", tasks::of_a_run(found));
         }
     }
+    if !report.exports.is_empty() {
+        let _ = writeln!(text, "{}", exports(&report.exports));
+    }
     if !report.gates.is_empty() {
         let _ = writeln!(text, "{}\n", tasks::gates(&report.gates));
     }
@@ -93,6 +96,15 @@ pub(crate) fn report(report: &RunReport) -> String {
         None => _ = writeln!(text, "results: {}", report.folder.display()),
     }
     text
+}
+
+/// What was written for other engines, a line each.
+pub(crate) fn exports(all: &[Exported]) -> String {
+    let line = |one: &Exported| {
+        let (target, bytes) = (&one.target, one.bytes.to_string());
+        format!("{target:<14} {bytes:>10}  {}  ({})\n", one.path.display(), one.architecture)
+    };
+    all.iter().map(line).collect()
 }
 
 /// A healed checkpoint: its losses on the way, and where it is.

@@ -3,6 +3,7 @@
 mod error;
 pub mod gguf;
 mod target;
+pub mod transformers;
 pub mod vllm;
 
 pub use error::ExportError;

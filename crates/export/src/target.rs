@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use taper_arch::{ModelSpec, SearchSpace};
 
-use crate::ExportError;
 use crate::gguf::{self, Mix};
-use crate::vllm;
+use crate::{ExportError, transformers, vllm};
 
 /// An engine's layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +58,40 @@ impl Target {
     /// # Errors
     /// [`ExportError::Rule`] with what forbids it.
     pub fn check(self, spec: &ModelSpec, config: &Value) -> Result<(), ExportError> {
+        self.loader(spec, config).map(drop)
+    }
+
+    /// What the engine takes the model for, and how it is told if that is not by itself.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn loader(self, spec: &ModelSpec, config: &Value) -> Result<&'static str, ExportError> {
+        const OWN: &str = "the family's own class";
+        Ok(match self {
+            Self::Gguf(_) => gguf::Arch::of(spec).map_err(self.refusal())?.name(),
+            Self::Transformers if transformers::layout(spec, config).remote_code => {
+                "modeling_taper.py: trust_remote_code"
+            }
+            Self::Transformers => OWN,
+            Self::Vllm => match vllm::layout(spec, config).map_err(self.refusal())? {
+                vllm::Layout::Native => OWN,
+                vllm::Layout::Backend => "--model-impl transformers --trust-remote-code",
+                vllm::Layout::Deci(_) => "DeciLMForCausalLM: --trust-remote-code",
+            },
+        })
+    }
+
+    /// The configuration of `DeciLMForCausalLM`, if that is how the engine is told.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn deci(self, spec: &ModelSpec, config: &Value) -> Result<Option<Value>, ExportError> {
         match self {
-            Self::Gguf(_) => gguf::Arch::of(spec).map(drop).map_err(self.refusal()),
-            Self::Transformers => Ok(()),
-            Self::Vllm => vllm::layout(spec, config).map(drop).map_err(self.refusal()),
+            Self::Vllm => match vllm::layout(spec, config).map_err(self.refusal())? {
+                vllm::Layout::Deci(config) => Ok(Some(config)),
+                vllm::Layout::Native | vllm::Layout::Backend => Ok(None),
+            },
+            Self::Gguf(_) | Self::Transformers => Ok(None),
         }
     }
 
@@ -134,9 +163,11 @@ impl Setting<'_> {
             return self.keep_first_attention("`deci` takes sizes from the first block's attention");
         }
         if spec.tied_head {
-            return self.keep_attentions("`openelm`, for q/k-norms and blocks that differ, has an attention in every block");
+            return self
+                .keep_attentions("`openelm`, for q/k-norms and blocks that differ, has an attention in every block");
         }
-        const RULE: &str = "with q/k-norms and a head that is not tied all blocks are alike, so only whole blocks may go";
+        const RULE: &str =
+            "with q/k-norms and a head that is not tied all blocks are alike, so only whole blocks may go";
         let before = self.before;
         let tied = before.drop_attention && before.drop_mlp;
         *self.space = SearchSpace {
@@ -158,7 +189,8 @@ impl Setting<'_> {
 
     fn vllm(&mut self, spec: &ModelSpec) {
         if spec.blocks.iter().any(|block| block.attention.is_none()) {
-            const RULE: &str = "only `DeciLMForCausalLM` has blocks without attention, and its query heads are the same in all";
+            const RULE: &str =
+                "only `DeciLMForCausalLM` has blocks without attention, and its query heads are the same in all";
             self.note(self.before.heads, "heads: false", RULE);
             self.note(self.before.groups == Some(true), "groups: false", RULE);
             (self.space.heads, self.space.groups) = (false, Some(false));

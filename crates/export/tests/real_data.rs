@@ -102,7 +102,7 @@ fn cut(folder: &Path, to: &Path) -> Checkpoint {
     let student = model.cut(&kept.blocks).unwrap();
     save(&student, to, StoredType::F32, u64::MAX).unwrap();
     let source = checkpoint.config().clone();
-    taper_hub::export::write_transformers(to, student.spec(), folder, &source).unwrap();
+    taper_export::transformers::write(to, student.spec(), folder, &source).unwrap();
     Checkpoint::open(to).unwrap()
 }
 

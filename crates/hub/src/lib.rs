@@ -1,13 +1,11 @@
-//! Checkpoints from the Hub, and the layouts that stock engines load.
+//! Checkpoints from the Hub.
 //!
-//! [`fetch_model`] turns what a recipe says ([`ModelSource`]) into a folder on this machine; [`export`] writes a folder
-//! that other engines read. Environment variables and the cache are those of huggingface_hub, so both share downloads.
+//! [`fetch_model`] turns what a recipe says ([`ModelSource`]) into a folder on this machine. Environment
+//! variables and the cache are those of huggingface_hub, so both share downloads.
 
 mod cache;
 mod error;
-pub mod export;
 mod fetch;
-pub mod layouts;
 mod remote;
 mod settings;
 mod source;

@@ -23,12 +23,22 @@ pub enum Stage {
     Heal,
     /// It is measured beside the original and the controls.
     Eval,
+    /// It is written for other engines, if the recipe says so.
+    Export,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Load, Self::Measure, Self::Calibrate, Self::Search, Self::Materialise, Self::Heal, Self::Eval];
+    pub const ALL: [Self; 8] = [
+        Self::Load,
+        Self::Measure,
+        Self::Calibrate,
+        Self::Search,
+        Self::Materialise,
+        Self::Heal,
+        Self::Eval,
+        Self::Export,
+    ];
 
     /// Its name, also that of its folder.
     pub fn name(self) -> &'static str {
@@ -40,6 +50,7 @@ impl Stage {
             Self::Materialise => "materialise",
             Self::Heal => "heal",
             Self::Eval => "eval",
+            Self::Export => "export",
         }
     }
 }

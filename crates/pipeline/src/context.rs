@@ -4,7 +4,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 
-use taper_arch::{Architecture, BudgetRange, ModelSpec};
+use taper_arch::{Architecture, BudgetRange, ModelSpec, SearchSpace};
 use taper_base::Fingerprint;
 use taper_data::{Documents, Pack, Split, TextSource, TextTokenizer, Tokens, pack};
 use taper_hub::LocalModel;
@@ -34,6 +34,8 @@ pub(crate) struct Context<'a> {
     /// Of all documents.
     pub(crate) text: Fingerprint,
     pub(crate) range: BudgetRange,
+    /// The recipe's, without what the engines of `export` cannot load.
+    pub(crate) space: SearchSpace,
     /// Where to compute; none is the CPU.
     pub(crate) gpu: Option<Gpu>,
     weights: RefCell<Option<Weights>>,
@@ -55,6 +57,7 @@ impl<'a> Context<'a> {
         gpu: Option<Gpu>,
     ) -> Result<Self, PipelineError> {
         let range = range(recipe, &spec)?;
+        let (space, _) = recipe.space_of(&spec)?;
         let documents = documents(&recipe.data.text, console)?;
         let text = documents.fingerprint();
         let (weights, tokenizer) = (RefCell::new(None), OnceCell::new());
@@ -69,6 +72,7 @@ impl<'a> Context<'a> {
             documents,
             text,
             range,
+            space,
             gpu,
             weights,
             tokenizer,
@@ -158,10 +162,11 @@ pub(crate) fn range(recipe: &Recipe, spec: &ModelSpec) -> Result<BudgetRange, Pi
     check(recipe, spec)?;
     let range = recipe.budget.budget().range(spec)?;
     let mut rng = taper_base::rng::stream(recipe.seed, "feasible", 0, 0);
-    recipe.space.repair(spec, range, &Architecture::whole(spec), &mut rng)?;
+    let (space, _) = recipe.space_of(spec)?;
+    space.repair(spec, range, &Architecture::whole(spec), &mut rng)?;
     let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
     let importance = Importance { blocks: vec![[1.0; 2]; spec.blocks.len()] }; // not known yet
-    let problem = Problem { spec: spec.clone(), space: recipe.space, range, importance, seed: recipe.seed };
+    let problem = Problem { spec: spec.clone(), space, range, importance, seed: recipe.seed };
     strategy.start(problem)?;
     Ok(range)
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use taper_base::Bytes;
 use taper_base::files::PendingDir;
-use taper_export::{Target, gguf, vllm};
+use taper_export::{Target, gguf, transformers, vllm};
 use taper_hub::ModelSource;
 use taper_model::Checkpoint;
 
@@ -67,36 +67,41 @@ pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportRe
     Ok(ExportReport { source, exported })
 }
 
-/// One layout of `checkpoint` in the folder `out`.
-fn write(
+/// Writes one layout of `checkpoint` into the folder `out`.
+pub(crate) fn write(
     target: Target,
     checkpoint: &Checkpoint,
     (out, name): (&Path, &str),
     console: &dyn Console,
 ) -> Result<Exported, PipelineError> {
-    let (path, architecture) = match target {
-        Target::Gguf(mix) => {
-            let path = out.join(format!("{name}-{}.gguf", mix.name()));
-            let arch = gguf::write(checkpoint, mix, &path, console)?;
-            (path, arch.name())
-        }
-        Target::Transformers => {
-            let path = out.join(format!("{name}-transformers"));
-            folder(checkpoint, None, &path)?;
-            (path, "its own class, or modeling_taper.py")
-        }
-        Target::Vllm => {
-            let path = out.join(format!("{name}-vllm"));
-            let (config, told) = match vllm::layout(checkpoint.spec(), checkpoint.config())? {
-                vllm::Layout::Native => (None, "the family's own class"),
-                vllm::Layout::Backend => (None, "--model-impl transformers --trust-remote-code"),
-                vllm::Layout::Deci(config) => (Some(config), "DeciLMForCausalLM: --trust-remote-code"),
-            };
-            folder(checkpoint, config, &path)?;
-            (path, told)
-        }
-    };
-    Ok(Exported { target: target.name(), bytes: size(&path)?, path, architecture })
+    let path = path(target, (out, name));
+    match target {
+        Target::Gguf(mix) => gguf::write(checkpoint, mix, &path, console).map(drop)?,
+        Target::Transformers => folder(checkpoint, None, &path)?,
+        Target::Vllm => folder(checkpoint, target.deci(checkpoint.spec(), checkpoint.config())?, &path)?,
+    }
+    Exported::of(target, checkpoint, (out, name))
+}
+
+/// Where a layout lies in `out`.
+fn path(target: Target, (out, name): (&Path, &str)) -> PathBuf {
+    out.join(match target {
+        Target::Gguf(mix) => format!("{name}-{}.gguf", mix.name()),
+        Target::Transformers | Target::Vllm => format!("{name}-{}", target.name()),
+    })
+}
+
+impl Exported {
+    /// What lies in `out` of `checkpoint`.
+    pub(crate) fn of(
+        target: Target,
+        checkpoint: &Checkpoint,
+        (out, name): (&Path, &str),
+    ) -> Result<Self, PipelineError> {
+        let (spec, path) = (checkpoint.spec(), path(target, (out, name)));
+        let architecture = target.loader(spec, checkpoint.config())?;
+        Ok(Self { target: target.name(), bytes: size(&path)?, path, architecture })
+    }
 }
 
 /// A folder that appears whole or not at all, in the place of an older one.
@@ -104,7 +109,7 @@ fn write(
 fn folder(checkpoint: &Checkpoint, deci: Option<Value>, path: &Path) -> Result<(), PipelineError> {
     let pending = PendingDir::new(path).map_err(io(path))?;
     let dir = pending.path();
-    taper_hub::export::write_transformers(dir, checkpoint.spec(), checkpoint.dir(), checkpoint.config())?;
+    transformers::write(dir, checkpoint.spec(), checkpoint.dir(), checkpoint.config())?;
     if let Some(config) = deci {
         write_json(&dir.join("config.json"), &config)?;
         let (name, content) = vllm::CLASS;

@@ -33,7 +33,7 @@ pub use about::{
 pub use bench::{BatchReport, BenchReport, BenchRequest, bench};
 pub use console::{Console, Stage};
 pub use error::PipelineError;
-pub use export::{ExportReport, ExportRequest, Exported, Target, export};
+pub use export::{ExportReport, ExportRequest, Exported, export};
 pub use gates::Gate;
 pub use heal::{HealOutcome, HealRequest, Start, heal};
 pub use logits::{LogitsReport, logits};
@@ -50,5 +50,6 @@ pub use store::{StoreError, StoredTrial, TrialStore};
 pub use taper_data::TextSource;
 pub use taper_eval::harness::{BOOTSTRAP, Comparison, FEWSHOT_SEED, OutputType, Pair, Recovery, Suite};
 pub use taper_eval::{Latency, Spread};
+pub use taper_export::{Narrowed, Target};
 pub use tasks::{ChatRequest, TaskReport, TaskRequest, eval_tasks, suite};
 pub use verify::{Loaded, Verdict, VerifyRequest, verify};

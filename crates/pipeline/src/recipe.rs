@@ -19,14 +19,15 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use taper_arch::SearchSpace;
+use taper_arch::{ModelSpec, SearchSpace};
+use taper_export::{ExportError, Narrowed};
 use taper_hub::ModelSource;
 
 pub use check::Methods;
 pub use error::{Fault, Place, RecipeError};
 pub use heal::{CheckpointsPart, HealPart, HealText, LocalPart, LoraPart, NoisePart, ValidationPart};
 pub use method::Method;
-pub use parts::{BudgetPart, DataPart, Device, EvalPart, Kept, MaterialisePart, SearchPart, WeightType};
+pub use parts::{BudgetPart, DataPart, Device, EvalPart, ExportPart, Kept, MaterialisePart, SearchPart, WeightType};
 
 /// The version of the format that this build reads.
 pub const VERSION: u64 = 1;
@@ -69,6 +70,9 @@ pub struct Recipe {
     /// How to save the result.
     #[serde(default)]
     pub materialise: MaterialisePart,
+    /// Which engines must load the result; left out: only transformers does for sure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<ExportPart>,
     /// Where to compute.
     #[serde(default)]
     pub device: Device,
@@ -112,6 +116,18 @@ impl Recipe {
     /// As [`Recipe::parse`], and if the file cannot be read, has more than [`LARGEST`] bytes or is not UTF-8.
     pub fn read(path: &Path, methods: &Methods) -> Result<Self, RecipeError> {
         Self::parse(&read_text(path)?, path, methods)
+    }
+
+    /// The search space over a model of `spec` that the engines of `export` leave, and what they took away.
+    ///
+    /// # Errors
+    /// If one of them cannot hold the model at all.
+    pub fn space_of(&self, spec: &ModelSpec) -> Result<(SearchSpace, Vec<Narrowed>), ExportError> {
+        let (mut space, mut told) = (self.space, Vec::new());
+        for target in self.export.iter().flat_map(|part| &part.targets) {
+            told.extend(target.narrow(&mut space, spec)?);
+        }
+        Ok((space, told))
     }
 
     /// Relative paths of the model and of texts start at `folder`.

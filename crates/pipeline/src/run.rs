@@ -11,6 +11,7 @@ use taper_model::Checkpoint;
 
 use crate::context::Context;
 use crate::device;
+use crate::export::Exported;
 use crate::gates::{Gate, judge};
 use crate::memory::{MemoryNeed, healing_note};
 use crate::recipe::EvalPart;
@@ -18,7 +19,7 @@ use crate::run_dir::RunDir;
 use crate::stages::evaluate::{Evaluation, evaluate};
 use crate::stages::heal::{HealReport, heal};
 use crate::stages::search::{Found, search};
-use crate::stages::{calibrate::calibrate, load::load, materialise::materialise, measure::measure};
+use crate::stages::{calibrate::calibrate, export::export, load::load, materialise, measure::measure};
 use crate::tasks::local_files;
 use crate::{Console, PipelineError, Recipe, Stage, machine};
 
@@ -42,6 +43,9 @@ pub struct RunReport {
     pub heal: Option<HealReport>,
     /// The final table, if the run went so far.
     pub eval: Option<Evaluation>,
+    /// What was written for other engines, if the recipe names any and the run went so far.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exports: Vec<Exported>,
     /// What the recipe wants kept, and whether it is, if the run went so far.
     pub gates: Vec<Gate>,
 }
@@ -64,7 +68,7 @@ pub struct Checked {
 /// If it cannot.
 pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     recipe.model.check()?;
-    let (mut memory, mut healing, mut gpu, mut no_gpu) = (None, None, None, None);
+    let (mut memory, mut healing, mut gpu, mut no_gpu, mut narrowed) = (None, None, None, None, Vec::new());
     match device::open(recipe.device) {
         Ok(open) => gpu = open,
         Err(PipelineError::Device { cause }) => no_gpu = Some(format!("device: {cause}")),
@@ -79,12 +83,14 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
         }
         memory = Some(MemoryNeed::of(recipe, checkpoint.spec(), gpu.as_ref())?);
         healing = healing_note(recipe, checkpoint.spec());
+        narrowed = recipe.space_of(checkpoint.spec())?.1;
     }
     let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
     let trials = strategy.trials();
     let mut notes: Vec<String> = memory.and_then(|memory| memory.note()).into_iter().collect();
     notes.extend(healing);
     notes.extend(no_gpu);
+    notes.extend(narrowed.iter().map(ToString::to_string));
     if recipe.heal.is_some() && gpu.is_some() {
         notes.push("heal: trains on the CPU".to_owned());
     }
@@ -141,6 +147,7 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
         checkpoint: None,
         heal: None,
         eval: None,
+        exports: Vec::new(),
         gates: Vec::new(),
     };
     let watch = Watch::new(console);
@@ -159,7 +166,7 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
             report.search = Some(search(&context, &calibration)?);
         }
         if last >= Stage::Materialise {
-            let folder = materialise(&context, &calibration)?;
+            let folder = materialise::materialise(&context, &calibration)?;
             let part = recipe.heal.as_ref().filter(|_| last >= Stage::Heal);
             let healed = part.map(|part| heal(&context, part, &folder)).transpose()?;
             if last >= Stage::Eval {
@@ -167,7 +174,14 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
                 report.gates = judge(&recipe.eval.recovery, &eval);
                 report.eval = Some(eval);
             }
-            report.checkpoint = Some(healed.as_ref().map_or(folder, |healed| healed.folder.clone()));
+            let (folder, made_for) = match &healed {
+                Some(healed) => (healed.folder.clone(), healed.key.clone()),
+                None => (folder, materialise::key(&context)?.fingerprint()),
+            };
+            if let Some(part) = recipe.export.as_ref().filter(|_| last >= Stage::Export) {
+                report.exports = export(&context, part, (&folder, &made_for))?;
+            }
+            report.checkpoint = Some(folder);
             report.heal = healed.map(|healed| healed.report);
         }
     }

@@ -6,22 +6,12 @@ use taper_pipeline::{Console, ExportRequest, Loaded, Verdict, VerifyRequest};
 
 use super::print;
 use crate::args::{Args, ExportArgs, VerifyArgs};
+use crate::render;
 
 pub(crate) fn export(args: &Args, given: &ExportArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
     let request = ExportRequest { model: given.model.clone(), targets: given.to.clone(), out: given.out.clone() };
     let report = taper_pipeline::export(&request, console)?;
-    print(args, &report, || {
-        let line = |one: &taper_pipeline::Exported| {
-            format!(
-                "{:<14} {:>10}  {}  ({})\n",
-                one.target,
-                one.bytes.to_string(),
-                one.path.display(),
-                one.architecture
-            )
-        };
-        report.exported.iter().map(line).collect()
-    })
+    print(args, &report, || render::exports(&report.exported))
 }
 
 pub(crate) fn verify(args: &Args, given: &VerifyArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {

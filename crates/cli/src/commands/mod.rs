@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         taper_base::heap::keep_freed(); // bench tells each batch's memory apart
     }
     match &args.command {
-        Command::Run(given) => recipe::run(args, given, Stage::Eval, &*console),
+        Command::Run(given) => recipe::run(args, given, Stage::Export, &*console),
         Command::Search(given) => recipe::run(args, given, Stage::Search, &*console),
         Command::Prune(given) => recipe::run(args, given, Stage::Materialise, &*console),
         Command::Export(given) => export::export(args, given, &*console),

@@ -7,7 +7,14 @@ use taper_base::rng::stream;
 fn spec(family: Family, kv: usize, tied_head: bool) -> ModelSpec {
     let attention = Some(AttentionSpec { n_heads: 4, n_kv_heads: kv, window: None });
     let blocks = vec![BlockSpec { attention, mlp: Some(MlpSpec { d_ff: 64 }) }; 6];
-    ModelSpec { family, blocks, tied_head, qk_norm: family == Family::Qwen3, qkv_bias: family == Family::Qwen2, ..example() }
+    ModelSpec {
+        family,
+        blocks,
+        tied_head,
+        qk_norm: family == Family::Qwen3,
+        qkv_bias: family == Family::Qwen2,
+        ..example()
+    }
 }
 
 fn specs() -> impl Iterator<Item = ModelSpec> {
@@ -76,7 +83,8 @@ fn what_is_taken_away_is_told_once() {
     };
     let (all, none) = (SearchSpace::default(), [""; 0]);
     let depth = SearchSpace { heads: false, ..all };
-    let (llama, tied, untied) = (spec(Family::Llama, 2, false), spec(Family::Qwen3, 2, true), spec(Family::Qwen3, 2, false));
+    let (llama, tied, untied) =
+        (spec(Family::Llama, 2, false), spec(Family::Qwen3, 2, true), spec(Family::Qwen3, 2, false));
     assert_eq!(told("transformers", &llama, all), none);
     assert_eq!(told("llama.cpp", &llama, all), ["drop_first_attention: false"]);
     assert_eq!(told("llama.cpp", &tied, all), ["drop_attention: false"]);

@@ -77,6 +77,7 @@ pub(super) fn all(recipe: &Recipe, methods: &Methods, base: &Path) -> Result<(),
     }
     heal::heal(recipe, methods)?;
     tasks::tasks(&recipe.eval, base)?;
+    export(recipe)?;
     if recipe.device == Device::Cuda && !methods.cuda {
         let reason = "this taper computes on the CPU only; use `cpu` or `auto`, or build it with `--features cuda`";
         return Err(Finding::new(&["device"], reason.to_owned()));
@@ -153,6 +154,17 @@ fn space(recipe: &Recipe) -> Result<(), Finding> {
         };
         Finding::new(&["space", field], error.to_string())
     })
+}
+
+fn export(recipe: &Recipe) -> Result<(), Finding> {
+    let Some(part) = &recipe.export else { return Ok(()) };
+    let refuse = |reason: String| Err(Finding::new(&["export", "targets"], reason));
+    let twice = part.targets.iter().enumerate().find(|(index, target)| part.targets[..*index].contains(target));
+    match twice {
+        _ if part.targets.is_empty() => refuse("no targets; leave `export` out, or name an engine".to_owned()),
+        Some((_, target)) => refuse(format!("`{}` is there twice", target.name())),
+        None => Ok(()),
+    }
 }
 
 fn method(method: &Method, role: &[&str], check: fn(&str, &Value) -> Result<(), MethodError>) -> Result<(), Finding> {

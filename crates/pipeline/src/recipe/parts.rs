@@ -11,6 +11,7 @@ use taper_base::Bytes;
 use taper_data::{Shares, TextSource};
 use taper_eval::Settings;
 use taper_eval::harness::{FEWSHOT_SEED, Suite};
+use taper_export::Target;
 use taper_model::StoredType;
 
 use super::Method;
@@ -210,6 +211,15 @@ impl EvalPart {
     pub fn suite(&self) -> Result<Option<Suite>, PipelineError> {
         if self.tasks.is_empty() { Ok(None) } else { crate::tasks::suite(&self.task_path).map(Some) }
     }
+}
+
+/// Which engines must load the result. Their rules narrow the search space, and the result is written for each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExportPart {
+    /// `transformers`, `vllm`, `llama.cpp` or, with a type, `gguf:q4_k_m`.
+    #[schemars(with = "Vec<String>")]
+    pub targets: Vec<Target>,
 }
 
 /// How to save the result.

@@ -193,7 +193,7 @@ fn rows(
 
     let whole = Architecture::whole(spec);
     // a space of depth alone has no uniform architecture
-    let uniform = match recipe.space.uniform(spec, context.range) {
+    let uniform = match context.space.uniform(spec, context.range) {
         Ok(uniform) => Some(uniform),
         Err(ArchError::Infeasible { .. }) => None,
         Err(cause) => return Err(cause.into()),
@@ -258,7 +258,7 @@ fn latencies(
 fn draw(context: &Context<'_>, index: u64) -> Result<Option<Architecture>, PipelineError> {
     for attempt in 0..DRAWS {
         let mut rng = stream(context.recipe.seed, "random-control", index, attempt);
-        match context.recipe.space.random(&context.spec, context.range, &mut rng) {
+        match context.space.random(&context.spec, context.range, &mut rng) {
             Err(ArchError::Infeasible { .. }) => {}
             other => return Ok(Some(other?)),
         }

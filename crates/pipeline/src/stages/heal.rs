@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use taper_arch::Selection;
 use taper_base::{Bytes, Fingerprint};
 use taper_data::{DataError, Documents, FeedText, Pack, Shares, Split, TextTokenizer, Tokens, pack};
+use taper_export::transformers;
 use taper_heal::{Job, Metric, Plan, Summary, read_metrics};
-use taper_hub::export;
 use taper_model::{Checkpoint, Model, save};
 
 use super::{read_json, write_json};
@@ -170,7 +170,7 @@ impl Healing<'_> {
         let healed = taper_heal::heal(&job, self.plan)?;
         finite(healed.summary.after, || "the loss of the healed model".to_owned())?;
         save(&healed.model, dir, checkpoint.stored_type(), self.shard_bytes)?;
-        export::write_transformers(dir, healed.model.spec(), self.student, checkpoint.config())?;
+        transformers::write(dir, healed.model.spec(), self.student, checkpoint.config())?;
         for name in ["architecture.json", "kept_units.json"] {
             let from = self.student.join(name);
             if from.is_file() {

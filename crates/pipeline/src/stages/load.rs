@@ -70,7 +70,7 @@ pub(crate) fn load(
 /// Of weights, configuration, tokenizer, and the other files that tokens or results depend on.
 pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> Result<Fingerprint, PipelineError> {
     let mut all = checkpoint.fingerprint()?.to_string();
-    for name in taper_hub::export::COPIED {
+    for name in taper_export::transformers::COPIED {
         let path = checkpoint.dir().join(name);
         if path.is_file() {
             let _ = write!(all, " {name} {}", Fingerprint::of_file(&path).map_err(io(&path))?); // into text: cannot fail

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use taper_arch::Architecture;
 use taper_base::{Bytes, Parameters};
-use taper_hub::export;
+use taper_export::transformers;
 use taper_model::{Calibration, parameter_count, save};
 
 use super::{search, write_json};
@@ -48,7 +48,7 @@ fn write(context: &Context<'_>, calibration: &Calibration, dir: &Path) -> Result
             *value = Value::from(stored.name());
         }
     }
-    export::write_transformers(dir, model.spec(), &context.local.dir, &config)?;
+    transformers::write(dir, model.spec(), &context.local.dir, &config)?;
     write_json(&dir.join("architecture.json"), &architecture)?;
     write_json(&dir.join("kept_units.json"), &kept)?;
     write_json(&dir.join("taper.lock"), &lock(context, &architecture))
@@ -87,7 +87,7 @@ fn settings(context: &Context<'_>) -> Value {
         "recipe": {
             "data": {"shares": data.shares, "sequences": data.sequences, "length": data.length},
             "budget": recipe.budget,
-            "space": recipe.space,
+            "space": context.space,
             "search": {"strategy": search.strategy, "proxy": search.proxy},
             "materialise": recipe.materialise,
         },

@@ -42,6 +42,7 @@ pub(crate) fn measure(
     if recipe.budget.latency.is_none() {
         return Ok(spec);
     }
+    let (space, _) = recipe.space_of(&spec)?;
     let (stage, generation) = (Stage::Measure, recipe.budget.workload());
     let key = StageKey::new(stage.name())
         .with_json("revision", &REVISION)?
@@ -49,11 +50,11 @@ pub(crate) fn measure(
         .with_json("machine", &machine::processor())?
         .with_json("threads", &rayon::current_num_threads())?
         .with_json("workload", &generation)?
-        .with_json("space", &recipe.space)?;
+        .with_json("space", &space)?;
     let (prompt, generate, batch) = (generation.prompt, generation.generate, generation.batch);
     console.started(stage, &format!("latency of {generate} tokens after a prompt of {prompt}, batch {batch}"));
     let outcome = run.run(&key, |dir| {
-        let table = latency_table(&Model::load(checkpoint)?, &recipe.space, generation, console)?;
+        let table = latency_table(&Model::load(checkpoint)?, &space, generation, console)?;
         write_json(&dir.join(FILE), &table)
     })?;
     let table: LatencyTable = read_json(&run.path(stage.name()).join(FILE))?;

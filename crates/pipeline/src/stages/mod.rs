@@ -2,6 +2,7 @@
 
 pub(crate) mod calibrate;
 pub(crate) mod evaluate;
+pub(crate) mod export;
 pub(crate) mod heal;
 pub(crate) mod load;
 pub(crate) mod materialise;

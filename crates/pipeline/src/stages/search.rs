@@ -62,7 +62,7 @@ pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
     let key = StageKey::new(Stage::Search.name())
         .with("scoring", &scoring(context)?)
         .with_json("strategy", &search.strategy)?
-        .with_json("space", &recipe.space)?
+        .with_json("space", &context.space)?
         .with_json("budget", &context.range)?
         .with_json("seed", &recipe.seed)?;
     let key = match &search.fidelity {
@@ -117,7 +117,7 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let importance = Importance { blocks: calibration.importance.clone() };
     let problem = Problem {
         spec: context.spec.clone(),
-        space: recipe.space,
+        space: context.space,
         range: context.range,
         importance,
         seed: recipe.seed,

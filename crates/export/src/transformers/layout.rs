@@ -35,7 +35,7 @@ pub struct Layout {
 ///
 /// Blocks without both halves must already be dropped from `spec`, so block `i` is layer `i` of the checkpoint. Keys of
 /// `source` that do not concern the cut are kept, known or not. What it lacks comes from `spec`.
-pub fn transformers(spec: &ModelSpec, source: &Value) -> Layout {
+pub fn layout(spec: &ModelSpec, source: &Value) -> Layout {
     let mut config = carried_over(spec, source);
     windows(spec, &mut config);
     match (Sizes::shared(spec), stock_family(spec)) {
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn equal_blocks_give_a_plain_configuration_that_keeps_the_other_keys() {
-        let layout = transformers(&uniform(2, 1, 40, 2), &source());
+        let layout = super::layout(&uniform(2, 1, 40, 2), &source());
         assert!(!layout.remote_code && layout.files.is_empty());
         let wanted = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "num_attention_heads": 2,
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn llama_heads_that_do_not_divide_the_width_become_mistral_unless_there_are_biases() {
-        let layout = transformers(&uniform(3, 1, 64, 3), &source());
+        let layout = super::layout(&uniform(3, 1, 64, 3), &source());
         assert!(!layout.remote_code);
         assert_eq!(layout.config["model_type"], "mistral");
         assert_eq!(layout.config["architectures"], json!(["MistralForCausalLM"]));
@@ -283,14 +283,14 @@ mod tests {
         assert_eq!(layout.config.get("mlp_bias"), None);
         assert_eq!(layout.config["head_dim"], 8);
 
-        let layout = transformers(&ModelSpec { mlp_bias: true, ..uniform(3, 1, 64, 3) }, &source());
+        let layout = super::layout(&ModelSpec { mlp_bias: true, ..uniform(3, 1, 64, 3) }, &source());
         assert!(layout.remote_code);
         assert_eq!(layout.config["num_attention_heads"], 4); // must divide 32
         let own = json!({ "num_attention_heads": 3, "num_key_value_heads": 1 });
         assert_eq!(layout.config["per_layer_config"], json!({ "0": own, "1": own, "2": own }));
 
         let qwen = ModelSpec { family: Family::Qwen3, ..uniform(3, 1, 64, 3) };
-        assert_eq!(transformers(&qwen, &source()).config["model_type"], "qwen3"); // has no such demand
+        assert_eq!(super::layout(&qwen, &source()).config["model_type"], "qwen3"); // has no such demand
     }
 
     #[test]
@@ -300,7 +300,7 @@ mod tests {
         spec.blocks[1].mlp = Some(MlpSpec { d_ff: 5 });
         spec.blocks[3] =
             BlockSpec { mlp: None, attention: Some(AttentionSpec { n_heads: 2, n_kv_heads: 2, window: None }) };
-        let layout = transformers(&spec, &source());
+        let layout = super::layout(&spec, &source());
         assert!(layout.remote_code);
         assert_eq!(layout.files.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["modeling_taper.py"]);
         let own = json!({
@@ -325,7 +325,7 @@ mod tests {
         spec.blocks[0].attention = None;
         let mut source = source();
         source["num_key_value_heads"] = json!(1);
-        let config = transformers(&spec, &source).config;
+        let config = super::layout(&spec, &source).config;
         assert_eq!(config["allow_global_per_layer_attribute_access"], false);
         // 1 is the global count here, and transformers drops overrides that say the same
         assert_eq!(config["per_layer_config"], json!({ "0": { "skip": ["attention"], "num_key_value_heads": 2 } }));
@@ -335,7 +335,7 @@ mod tests {
     fn a_source_without_sizes_is_completed_from_the_model() {
         let mut spec = uniform(3, 1, 40, 2);
         spec.blocks[1].mlp = Some(MlpSpec { d_ff: 24 });
-        let config = transformers(&spec, &Value::Null).config;
+        let config = super::layout(&spec, &Value::Null).config;
         assert_eq!(config["num_attention_heads"], 1); // 3 does not divide 32
         assert_eq!(config["num_key_value_heads"], 1);
         assert_eq!(config["intermediate_size"], 40);
@@ -350,26 +350,26 @@ mod tests {
     #[test]
     fn version_5_rope_keys_are_not_doubled() {
         let rope = json!({ "rope_parameters": { "rope_theta": 5.0, "rope_type": "default" } });
-        assert_eq!(transformers(&uniform(4, 2, 64, 1), &rope).config.get("rope_theta"), None);
+        assert_eq!(super::layout(&uniform(4, 2, 64, 1), &rope).config.get("rope_theta"), None);
     }
 
     #[test]
     fn windows_follow_their_blocks() {
-        let mistral = transformers(&windowed(Family::Mistral, &[Some(8), Some(8)]), &source());
+        let mistral = super::layout(&windowed(Family::Mistral, &[Some(8), Some(8)]), &source());
         assert_eq!(mistral.config["sliding_window"], 8);
         assert_eq!(mistral.config.get("layer_types"), None);
-        let plain = transformers(&windowed(Family::Mistral, &[None]), &source());
+        let plain = super::layout(&windowed(Family::Mistral, &[None]), &source());
         assert_eq!(plain.config.get("sliding_window"), Some(&Value::Null));
 
         let mut source = source();
         source["layer_types"] = json!(vec!["full_attention"; 9]);
         source["use_sliding_window"] = json!(true);
-        let qwen = transformers(&windowed(Family::Qwen2, &[None, Some(16), Some(16)]), &source);
+        let qwen = super::layout(&windowed(Family::Qwen2, &[None, Some(16), Some(16)]), &source);
         assert!(!qwen.remote_code);
         let types = json!(["full_attention", "sliding_attention", "sliding_attention"]);
         assert_eq!(qwen.config["layer_types"], types);
         assert_eq!(qwen.config["max_window_layers"], 1);
-        let full = transformers(&windowed(Family::Qwen2, &[None, None]), &source);
+        let full = super::layout(&windowed(Family::Qwen2, &[None, None]), &source);
         assert_eq!(full.config["layer_types"], json!(["full_attention", "full_attention"]));
         assert_eq!(full.config["use_sliding_window"], false);
     }

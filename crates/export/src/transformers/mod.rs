@@ -1,4 +1,6 @@
-//! A folder that stock transformers loads: everything but the weights.
+//! A folder that stock transformers loads, and through it others: everything but the weights. `README.md` names every key.
+
+mod layout;
 
 use std::fs::{self, File};
 use std::io;
@@ -8,8 +10,9 @@ use serde_json::Value;
 use taper_arch::ModelSpec;
 use taper_base::files;
 
-use crate::HubError;
-use crate::layouts::{self, Layout};
+use crate::ExportError;
+
+pub use layout::{Layout, layout};
 
 /// Files copied from the source where it has them. Plain data all of them: no code, no weights.
 pub const COPIED: [&str; 9] = [
@@ -28,28 +31,23 @@ pub const COPIED: [&str; 9] = [
 /// copies of the tokenizer and the generation settings in `source_dir`. `source_config` is the source's `config.json`.
 ///
 /// # Errors
-/// [`HubError::Io`] with the file that could not be read or written.
-pub fn write_transformers(
-    dir: &Path,
-    spec: &ModelSpec,
-    source_dir: &Path,
-    source_config: &Value,
-) -> Result<Layout, HubError> {
-    fs::create_dir_all(dir).map_err(HubError::io(dir))?;
-    let layout = layouts::transformers(spec, source_config);
+/// [`ExportError::File`] with the file that could not be read or written.
+pub fn write(dir: &Path, spec: &ModelSpec, source_dir: &Path, source_config: &Value) -> Result<Layout, ExportError> {
+    fs::create_dir_all(dir).map_err(ExportError::file(dir))?;
+    let layout = layout(spec, source_config);
     let config = dir.join("config.json");
-    files::write_json(&config, &layout.config).map_err(HubError::io(&config))?;
+    files::write_json(&config, &layout.config).map_err(ExportError::file(&config))?;
     for (name, content) in &layout.files {
         let path = dir.join(name);
-        files::write(&path, content.as_bytes()).map_err(HubError::io(&path))?;
+        files::write(&path, content.as_bytes()).map_err(ExportError::file(&path))?;
     }
     for name in COPIED {
         let (from, to) = (source_dir.join(name), dir.join(name));
         let mut source = match File::open(&from) {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
-            opened => opened.map_err(HubError::io(&from))?,
+            opened => opened.map_err(ExportError::file(&from))?,
         };
-        files::write_with(&to, |out| io::copy(&mut source, out).map(drop)).map_err(HubError::io(&to))?;
+        files::write_with(&to, |out| io::copy(&mut source, out).map(drop)).map_err(ExportError::file(&to))?;
     }
     Ok(layout)
 }
@@ -75,7 +73,7 @@ mod tests {
             files::write(&source.path().join(name), name.as_bytes()).unwrap();
         }
         let config = json!({ "model_type": "llama", "num_attention_heads": 4 });
-        let layout = write_transformers(&dir, &example(), source.path(), &config).unwrap();
+        let layout = write(&dir, &example(), source.path(), &config).unwrap();
         assert!(!layout.remote_code);
         assert_eq!(names(&dir), ["config.json", "tokenizer.json", "vocab.json"]);
         assert_eq!(fs::read(dir.join("tokenizer.json")).unwrap(), b"tokenizer.json");
@@ -84,7 +82,7 @@ mod tests {
 
         let mut spec = example();
         spec.blocks[1].mlp = None;
-        let layout = write_transformers(&dir, &spec, source.path(), &config).unwrap();
+        let layout = write(&dir, &spec, source.path(), &config).unwrap();
         assert!(layout.remote_code);
         assert_eq!(names(&dir), ["config.json", "modeling_taper.py", "tokenizer.json", "vocab.json"]);
         assert_eq!(fs::read_to_string(dir.join("modeling_taper.py")).unwrap(), layout.files[0].1);
@@ -94,7 +92,7 @@ mod tests {
     fn a_file_that_cannot_be_copied_is_named() {
         let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::create_dir(source.path().join("vocab.json")).unwrap();
-        let error = write_transformers(target.path(), &example(), source.path(), &Value::Null).unwrap_err();
-        assert!(error.to_string().ends_with("vocab.json"), "{error}");
+        let error = write(target.path(), &example(), source.path(), &Value::Null).unwrap_err();
+        assert!(error.to_string().contains("vocab.json: "), "{error}");
     }
 }
