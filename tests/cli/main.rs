@@ -14,6 +14,7 @@ mod kills;
 mod latency;
 mod messages;
 mod mutations;
+mod publish;
 mod racing;
 mod recipe_messages;
 mod support;

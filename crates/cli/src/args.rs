@@ -105,6 +105,15 @@ Examples:
     /// Logits and greedy text of the engines that a Python has: transformers for the checkpoint, llama-cpp-python for GGUF
     /// files. An engine that is not installed is said, and how to install it. Exit code 1 if one gives other numbers. Quantized files are told how far they are, and not judged.
     Verify(VerifyArgs),
+    /// Publish a run's result, or a checkpoint's folder, on the Hub, with a model card.
+    ///
+    /// Sends what the repository lacks and makes one commit of it; run it again after a failure. `.gguf` files of the run's
+    /// `export` go along. HF_TOKEN, or the token of `hf auth login`, must be allowed to write.
+    #[command(after_help = "\
+Examples:
+  taper publish runs/demo --repo me/llama-4.5b --private
+  taper publish runs/demo --repo me/llama-4.5b --dry-run    # the card and the files, nothing is sent")]
+    Publish(PublishArgs),
     /// Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text.
     ///
     /// With --tasks: the numbers that lm-evaluation-harness 0.4.13 gives for the same task version, shots and documents. Every
@@ -156,6 +165,27 @@ pub(crate) struct ExportArgs {
     /// Folder for the results; by default `export` in the run's folder, else the model's name and `-export`.
     #[arg(long, short, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PublishArgs {
+    /// A run's folder (its healed or pruned checkpoint), or a checkpoint's folder.
+    pub(crate) model: String,
+    /// The repository: owner/name. Created if it is not there.
+    #[arg(long)]
+    pub(crate) repo: String,
+    /// Create it private; refused if it is there and public.
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// Licence of the result, by the Hub's names; by default what the parent's card says.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) license: Option<String>,
+    /// The commit's message.
+    #[arg(long, short, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+    /// Print the card and the files, and send nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -155,6 +155,48 @@ pub enum HubError {
         /// What is wrong with the answer.
         reason: String,
     },
+    /// The Hub wants fewer questions.
+    #[error(
+        "{at}: the Hub asks to slow down{}; wait and run the same again: what is done is kept{}",
+        after.map(|after| format!(", for {} s", after.as_secs())).unwrap_or_default(),
+        if *has_token { "" } else { "; with a token in HF_TOKEN it allows more" }
+    )]
+    Busy {
+        /// What was asked for.
+        at: Box<Location>,
+        /// How long to wait.
+        after: Option<std::time::Duration>,
+        /// Whether it knows who asks.
+        has_token: bool,
+    },
+    /// Somebody else has changed the repository meanwhile.
+    #[error("{at}: somebody else changed the repository meanwhile{}; run the same again", said(message))]
+    Moved {
+        /// What was asked for.
+        at: Box<Location>,
+        /// The Hub's words, empty if it gave none.
+        message: String,
+    },
+    /// Publishing while asking is forbidden.
+    #[error("{at}: HF_HUB_OFFLINE forbids to ask the Hub, and publishing must; unset it")]
+    Offline {
+        /// Where to.
+        at: Box<Location>,
+    },
+    /// Publishing without a name.
+    #[error("{at}: publishing needs a token: set HF_TOKEN to one that may write, or log in with `hf auth login`")]
+    NoToken {
+        /// Where to.
+        at: Box<Location>,
+    },
+    /// A private publication to where everybody reads.
+    #[error(
+        "{at}: the repository is there and public, wanted a private one; make it private on its page, or name another"
+    )]
+    Public {
+        /// Where to.
+        at: Box<Location>,
+    },
     /// The Hub could not be asked, or said something unforeseen.
     #[error("{at}: the request failed; HF_HUB_OFFLINE=1 uses what is cached")]
     Request {

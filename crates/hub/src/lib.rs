@@ -6,11 +6,13 @@
 mod cache;
 mod error;
 mod fetch;
+mod publish;
 mod remote;
 mod settings;
 mod source;
 
 pub use error::{HubError, Location};
 pub use fetch::{LocalModel, fetch_dataset_file, fetch_model};
+pub use publish::{Content, Publication, Published, files_of, licence, publish};
 pub use settings::HubSettings;
 pub use source::ModelSource;

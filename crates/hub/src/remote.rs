@@ -1,20 +1,26 @@
 //! Questions to the Hub, and what its refusals mean.
 
+mod upload;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
+use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler, UploadEvent};
 use hf_hub::repository::RepoTreeEntry;
-use hf_hub::{HFClientBuilder, HFError, HFRepositorySync, RepoType, RepoTypeDataset, RepoTypeModel, split_id};
+use hf_hub::{
+    HFClientBuilder, HFClientSync, HFError, HFRepositorySync, RepoType, RepoTypeDataset, RepoTypeModel, split_id,
+};
 
 use crate::cache::is_commit;
 use crate::error::Location;
 use crate::{HubError, HubSettings};
 
-/// How often a download tells how far it is.
+pub(crate) use upload::Listed;
+
+/// How often a transfer tells how far it is.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The client takes its own token from the environment if it is given none. No HTTP header can hold this one, so none
@@ -30,6 +36,7 @@ pub(crate) struct Entry {
 
 /// One repository on the Hub.
 pub(crate) struct Remote<T: RepoType> {
+    client: HFClientSync,
     repository: HFRepositorySync<T>,
     at: Location,
     has_token: bool,
@@ -52,7 +59,8 @@ impl<T: RepoType> Remote<T> {
         let has_token = token.is_some();
         let client = builder.build_sync().map_err(|cause| explain(at.boxed(), has_token, cause))?;
         let (owner, name) = split_id(&at.id);
-        Ok(Self { repository: client.repository(T::default(), owner, name), at, has_token })
+        let repository = client.repository(T::default(), owner, name);
+        Ok(Self { client, repository, at, has_token })
     }
 
     /// The files at the top of the repository.
@@ -76,25 +84,8 @@ impl<T: RepoType> Remote<T> {
         let counter = Arc::new(Counter(AtomicU64::new(0)));
         let request =
             self.repository.download_file().filename(&wanted.path).revision(commit).progress(Arc::clone(&counter));
-        let mut reported = 0;
-        let mut tell = |done: u64| {
-            report(done.min(wanted.size).saturating_sub(reported));
-            reported = reported.max(done.min(wanted.size));
-        };
-        let (running, over) = mpsc::channel::<()>();
-        let result = std::thread::scope(|scope| {
-            let worker = scope.spawn(move || {
-                let _running = running;
-                request.send()
-            });
-            while over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                tell(counter.0.load(Ordering::Relaxed));
-            }
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        let path = result.map_err(|cause| explain(self.at.file(&wanted.path), self.has_token, cause))?;
-        tell(wanted.size);
-        Ok(path)
+        let sent = watched(&counter, wanted.size, report, move || request.send());
+        sent.map_err(|cause| explain(self.at.file(&wanted.path), self.has_token, cause))
     }
 
     fn commit(&self, answer: Result<Option<String>, HFError>) -> Result<String, HubError> {
@@ -128,7 +119,34 @@ fn entry(listed: RepoTreeEntry) -> Option<Entry> {
     }
 }
 
-/// The most bytes seen of the one file that is downloaded.
+/// Runs the transfer `work` of `total` bytes and tells `report` how many are new: what `counter` says on the way, all at its end.
+fn watched<R: Send>(
+    counter: &Counter,
+    total: u64,
+    report: &dyn Fn(u64),
+    work: impl FnOnce() -> Result<R, HFError> + Send,
+) -> Result<R, HFError> {
+    let mut reported = 0;
+    let mut tell = |done: u64| {
+        report(done.min(total).saturating_sub(reported));
+        reported = reported.max(done.min(total));
+    };
+    let (running, over) = mpsc::channel::<()>();
+    let result = std::thread::scope(|scope| {
+        let worker = scope.spawn(move || {
+            let _running = running;
+            work()
+        });
+        while over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+            tell(counter.0.load(Ordering::Relaxed));
+        }
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    tell(total);
+    Ok(result)
+}
+
+/// The most bytes seen of a transfer.
 struct Counter(AtomicU64);
 
 impl ProgressHandler for Counter {
@@ -137,7 +155,8 @@ impl ProgressHandler for Counter {
             ProgressEvent::Download(DownloadEvent::Progress { files }) => {
                 files.iter().map(|file| file.bytes_completed).max().unwrap_or(0)
             }
-            ProgressEvent::Download(DownloadEvent::AggregateProgress { bytes_completed, .. }) => *bytes_completed,
+            ProgressEvent::Download(DownloadEvent::AggregateProgress { bytes_completed, .. })
+            | ProgressEvent::Upload(UploadEvent::Progress { bytes_completed, .. }) => *bytes_completed,
             _ => 0,
         };
         self.0.fetch_max(done, Ordering::Relaxed);
@@ -147,7 +166,10 @@ impl ProgressHandler for Counter {
 /// The client's error in our words.
 fn explain(at: Box<Location>, has_token: bool, cause: HFError) -> HubError {
     let context = match &cause {
-        HFError::Http { context } | HFError::AuthRequired { context } | HFError::Forbidden { context } => Some(context),
+        HFError::Http { context }
+        | HFError::AuthRequired { context }
+        | HFError::Forbidden { context }
+        | HFError::Conflict { context } => Some(context),
         HFError::RepoNotFound { context, .. }
         | HFError::RevisionNotFound { context, .. }
         | HFError::EntryNotFound { context, .. } => context.as_ref(),
@@ -163,6 +185,8 @@ fn explain(at: Box<Location>, has_token: bool, cause: HFError) -> HubError {
         (HFError::EntryNotFound { .. }, _, 0 | 404) | (_, "EntryNotFound", _) => HubError::NoFile { at, advice: "" },
         (_, _, 401 | 403) => HubError::Denied { at, status, message, advice: denied(has_token) },
         (_, _, 404) => HubError::NotFound { at, message },
+        (HFError::RateLimited { retry_after, .. }, _, _) => HubError::Busy { at, after: *retry_after, has_token },
+        (HFError::Conflict { .. }, _, _) => HubError::Moved { at, message },
         _ => HubError::Request { at, cause: Box::new(cause) },
     }
 }

@@ -1,9 +1,11 @@
-//! Plots of a training, as SVG.
+//! Plots as SVG: a training's losses, what was kept of a model.
 
 use std::error::Error;
 use std::path::Path;
 
 use plotters::prelude::*;
+
+use taper_arch::{Architecture, BlockGenes};
 
 use crate::PipelineError;
 use crate::error::io;
@@ -23,6 +25,42 @@ pub(crate) fn loss_plot(path: &Path, curves: &[Curve<'_>], line: Option<f64>) ->
     draw(&mut text, curves, line)
         .map_err(|cause| PipelineError::Content { path: path.to_owned(), reason: cause.to_string() })?;
     taper_base::files::write(path, text.as_bytes()).map_err(io(path))
+}
+
+/// The share of query heads and MLP channels that each block of `whole` keeps, two bars a block.
+pub(crate) fn kept_plot(kept: &Architecture, whole: &Architecture) -> Result<String, PipelineError> {
+    let mut text = String::new();
+    bars(&mut text, kept, whole)
+        .map_err(|cause| PipelineError::Content { path: "kept.svg".into(), reason: cause.to_string() })?;
+    Ok(text)
+}
+
+fn bars(text: &mut String, kept: &Architecture, whole: &Architecture) -> Result<(), Box<dyn Error>> {
+    let blocks = whole.blocks.len();
+    let area = SVGBackend::with_string(text, (800, 300)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0.0..blocks as f64, 0.0..1.15)?;
+    chart.configure_mesh().x_desc("block").y_desc("share kept").light_line_style(WHITE).disable_x_mesh().draw()?;
+    let heads = |genes: &BlockGenes| genes.attention.as_ref().map_or(0, |a| a.heads_per_group * a.groups);
+    let channels = |genes: &BlockGenes| genes.mlp.as_ref().map_or(0, |m| m.channels);
+    let series: [(&str, &dyn Fn(&BlockGenes) -> usize, f64); 2] =
+        [("query heads", &heads, 0.1), ("MLP channels", &channels, 0.5)];
+    for ((name, size, left), colour) in series.into_iter().zip(COLOURS) {
+        let bar = |(index, (kept, whole)): (usize, (&BlockGenes, &BlockGenes))| {
+            let share = size(kept) as f64 / size(whole).max(1) as f64;
+            let from = index as f64 + left;
+            Rectangle::new([(from, 0.0), (from + 0.4, share)], colour.filled())
+        };
+        let drawn = chart.draw_series(kept.blocks.iter().zip(&whole.blocks).enumerate().map(bar))?;
+        drawn.label(name).legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 16, y + 4)], colour.filled()));
+    }
+    chart.configure_series_labels().border_style(BLACK.mix(0.3)).background_style(WHITE).draw()?;
+    area.present()?;
+    Ok(())
 }
 
 fn draw(text: &mut String, curves: &[Curve<'_>], line: Option<f64>) -> Result<(), Box<dyn Error>> {

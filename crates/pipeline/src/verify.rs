@@ -1,17 +1,19 @@
 //! `taper verify`: what other engines make of an export, against taper's own forward pass.
 
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use taper_base::rng::{RngExt, stream};
 use taper_model::{Batch, Checkpoint, Decoder, Model, greedy};
 
 use crate::error::io;
 use crate::export::source;
-use crate::{Console, PipelineError};
+use crate::stages::{read_json, write_json};
+use crate::{Console, PipelineError, Stage};
 
 const DRIVER: &str = include_str!("verify/driver.py");
 /// Sequences compared, and tokens of each; tokens of the prompt, and generated after it.
@@ -32,10 +34,10 @@ pub struct VerifyRequest {
 }
 
 /// One engine on one layout.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Loaded {
     /// `transformers` or `llama.cpp`.
-    pub engine: &'static str,
+    pub engine: String,
     /// The layout's file or folder.
     pub path: PathBuf,
     /// What came of it.
@@ -44,7 +46,7 @@ pub struct Loaded {
 }
 
 /// What came of a comparison.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "verdict")]
 pub enum Verdict {
     /// It was run.
@@ -67,13 +69,50 @@ pub enum Verdict {
         /// What is missing.
         cause: String,
         /// How to install it.
-        help: &'static str,
+        help: String,
     },
     /// The engine could not load or run it.
     Failed {
         /// What it said.
         cause: String,
     },
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ran { version, difference, divergence, agree: [agree, all], most, same } => {
+                let mark = match (most, same) {
+                    (None, _) => "rounded", // weights of fewer bits: told, not judged
+                    (Some(_), true) => "same",
+                    (Some(_), false) => "DIFFERS",
+                };
+                let most = most.map(|most| format!(" (at most {most:.0e})")).unwrap_or_default();
+                write!(f, "{mark:<8} logits {difference:.1e}{most}, divergence {divergence:.1e}, ")?;
+                write!(f, "{agree} of {all} greedy tokens; {version}")
+            }
+            Self::Absent { cause, help } => write!(f, "absent   {cause}; {help}"),
+            Self::Failed { cause } => write!(f, "FAILED   {cause}"),
+        }
+    }
+}
+
+/// What a run keeps of its last verification: the model card has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Verified {
+    /// Of the stage whose checkpoint it was.
+    pub(crate) key: Option<String>,
+    pub(crate) engines: Vec<Loaded>,
+}
+
+/// Where that is, in the run's folder.
+pub(crate) const FILE: &str = "verify.json";
+
+/// The key of the stage that made `folder`.
+fn key_of(folder: &Path) -> Result<Option<String>, PipelineError> {
+    let path = folder.join("key.json");
+    let key = if path.is_file() { read_json::<Value>(&path)? } else { Value::Null };
+    Ok(key["key"].as_str().map(str::to_owned))
 }
 
 impl Loaded {
@@ -108,7 +147,7 @@ pub fn verify(request: &VerifyRequest, console: &dyn Console) -> Result<Vec<Load
     let (folder, run) = source(&request.model, console)?;
     let checkpoint = Checkpoint::open(&folder)?;
     let own = Own::of(&checkpoint)?;
-    let exports = request.exports.clone().or_else(|| run.map(|run| run.join("export")));
+    let exports = request.exports.clone().or_else(|| run.as_ref().map(|run| run.join(Stage::Export.name())));
     let mut files = Vec::new();
     if let Some(exports) = exports.filter(|exports| exports.is_dir()) {
         for entry in std::fs::read_dir(&exports).map_err(io(&exports))? {
@@ -117,11 +156,16 @@ pub fn verify(request: &VerifyRequest, console: &dyn Console) -> Result<Vec<Load
         }
     }
     files.sort();
-    let layouts = [("transformers", folder)].into_iter().chain(files.into_iter().map(|path| ("llama.cpp", path)));
+    let layouts =
+        [("transformers", folder.clone())].into_iter().chain(files.into_iter().map(|path| ("llama.cpp", path)));
     let mut all = Vec::new();
     for (engine, path) in layouts {
         let verdict = own.compare(request, (engine, &path))?;
-        all.push(Loaded { engine, path, verdict });
+        all.push(Loaded { engine: engine.to_owned(), path, verdict });
+    }
+    if let Some(run) = run {
+        let key = key_of(&folder)?;
+        write_json(&run.join(FILE), &Verified { key, engines: all.clone() })?;
     }
     Ok(all)
 }
@@ -161,7 +205,7 @@ impl Own {
                 "transformers" => "pip install torch transformers",
                 _ => "pip install llama-cpp-python",
             };
-            return Ok(Verdict::Absent { cause, help });
+            return Ok(Verdict::Absent { cause, help: help.to_owned() });
         }
         let (Some(version), Some(text)) = (answer.version, answer.text) else {
             return Ok(Verdict::Failed { cause: answer.failed.unwrap_or_default() });

@@ -4,6 +4,9 @@
 //! folder of `TAPER_TEST_DATA` they are reported as ignored; asked for all the same (`--ignored`,
 //! `--include-ignored`), they fail.
 
+#[cfg(feature = "hub")]
+pub mod hub;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -1,11 +1,11 @@
-//! `export` and `verify`.
+//! `export`, `verify` and `publish`.
 
 use std::process::ExitCode;
 
-use taper_pipeline::{Console, ExportRequest, Loaded, Verdict, VerifyRequest};
+use taper_pipeline::{Console, ExportRequest, Loaded, PublishRequest, VerifyRequest};
 
 use super::print;
-use crate::args::{Args, ExportArgs, VerifyArgs};
+use crate::args::{Args, ExportArgs, PublishArgs, VerifyArgs};
 use crate::render;
 
 pub(crate) fn export(args: &Args, given: &ExportArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
@@ -22,21 +22,36 @@ pub(crate) fn verify(args: &Args, given: &VerifyArgs, console: &dyn Console) -> 
     Ok(if all.iter().any(Loaded::missed) { ExitCode::from(1) } else { done })
 }
 
-fn line(one: &Loaded) -> String {
-    let verdict = match &one.verdict {
-        Verdict::Ran { version, difference, divergence, agree: [agree, all], most, same } => {
-            let mark = match (most, same) {
-                (None, _) => "rounded", // weights of fewer bits: told, not judged
-                (Some(_), true) => "same",
-                (Some(_), false) => "DIFFERS",
-            };
-            let most = most.map(|most| format!(" (at most {most:.0e})")).unwrap_or_default();
-            format!(
-                "{mark:<8} logits {difference:.1e}{most}, divergence {divergence:.1e}, {agree} of {all} greedy tokens; {version}"
-            )
-        }
-        Verdict::Absent { cause, help } => format!("absent   {cause}; {help}"),
-        Verdict::Failed { cause } => format!("FAILED   {cause}"),
+pub(crate) fn publish(args: &Args, given: &PublishArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
+    let request = PublishRequest {
+        model: given.model.clone(),
+        repo: given.repo.clone(),
+        private: given.private,
+        licence: given.license.clone(),
+        message: given.message.clone(),
+        dry_run: given.dry_run,
     };
-    format!("{:<13} {}\n{:13} {verdict}\n", one.engine, one.path.display(), "")
+    let report = taper_pipeline::publish(&request, console)?;
+    print(args, &report, || {
+        let Some(published) = &report.published else {
+            let files: String =
+                report.files.iter().map(|(name, bytes)| format!("{:>10}  {name}\n", bytes.to_string())).collect();
+            return format!("{}\n{files}\nNothing was sent: --dry-run", report.card);
+        };
+        let (sent, there) = (published.sent.len(), published.unchanged.len());
+        let removed = match published.removed.as_slice() {
+            [] => String::new(),
+            names => format!(", removed {}", names.join(", ")),
+        };
+        match &published.commit {
+            Some(commit) => {
+                format!("{}: {sent} files sent, {there} were there{removed}; commit {commit}", published.url)
+            }
+            None => format!("{}: nothing to do, all {there} files are there", published.url),
+        }
+    })
+}
+
+fn line(one: &Loaded) -> String {
+    format!("{:<13} {}\n{:13} {}\n", one.engine, one.path.display(), "", one.verdict)
 }

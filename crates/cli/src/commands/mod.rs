@@ -31,6 +31,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Prune(given) => recipe::run(args, given, Stage::Materialise, &*console),
         Command::Export(given) => export::export(args, given, &*console),
         Command::Verify(given) => export::verify(args, given, &*console),
+        Command::Publish(given) => export::publish(args, given, &*console),
         Command::Heal(given) => heal::heal(args, given, &*console),
         Command::Check { schema: true, .. } => recipe::schema(),
         Command::Check { recipe: given, .. } => recipe::check(args, given.as_deref()),

@@ -2,15 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-mod server;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use server::{COMMIT, Fault, OTHER, Request, Server};
 use taper_base::progress::{Progress, Silent};
 use taper_hub::{HubError, HubSettings, LocalModel, ModelSource};
+use testkit::hub::{COMMIT, Fault, OTHER, Request, Server};
 
 const TOKEN: &str = "hf_secretsecret";
 const CONFIG: (&str, &[u8]) = ("config.json", b"{\"model_type\": \"llama\"}");

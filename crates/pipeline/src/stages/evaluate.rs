@@ -89,6 +89,9 @@ pub struct Row {
     pub losses: Vec<f64>,
 }
 
+/// Before the name of a text of which the test split is judged on.
+pub(crate) const SPLIT: &str = "test split of ";
+
 /// The text that results are reported on.
 enum Text<'a> {
     /// The test split of the recipe's text.
@@ -122,7 +125,7 @@ impl<'a> Text<'a> {
     fn name(&self) -> String {
         match self {
             Self::Own(documents) => documents.name().to_owned(),
-            Self::Split(documents, _) => format!("test split of {}", documents.name()),
+            Self::Split(documents, _) => format!("{SPLIT}{}", documents.name()),
         }
     }
 }

@@ -1,4 +1,11 @@
-//! A small Hub on the loopback: revisions, listings, files small (straight) and large (redirected, named by SHA-256).
+//! A small Hub on the loopback: revisions, listings, files small (straight) and large (redirected, named by SHA-256); creating
+//! a repository, sending files, commits. Faults are put in its way by path.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+#![expect(missing_docs, reason = "names say it")]
+
+mod storage;
+mod write;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,7 +14,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
-use taper_base::Fingerprint;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use storage::Storage;
+
+pub use write::WRITER;
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const OTHER: &str = "76543210fedcba9876543210fedcba9876543210";
@@ -34,14 +45,25 @@ pub enum Fault {
     Garble,
     /// `GET` (not `HEAD`) is answered with a page that is no file.
     Page(u16),
+    /// The request is done, and the connection closes without an answer.
+    Lost,
+    /// The connection closes after this many bytes of the request's body, and nothing is done.
+    Unheard(usize),
 }
 
-#[derive(Default)]
+/// A fault, and how often it is still to happen; `None`: always.
+type Planned = (String, Fault, Option<usize>);
+
 struct State {
     files: BTreeMap<String, Vec<u8>>,
     commit: String,
-    faults: Vec<(String, Fault)>,
+    /// Whether the one repository is private; `None`: there is none.
+    private: Option<bool>,
+    storage: Arc<Storage>,
+    faults: Vec<Planned>,
     requests: Vec<Request>,
+    /// Bytes of blocks that came whole.
+    stored: usize,
 }
 
 /// The server; it ends with the test process.
@@ -81,7 +103,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
-        let state = State { files, commit: COMMIT.to_owned(), ..State::default() };
+        let state = State {
+            files,
+            commit: COMMIT.to_owned(),
+            private: Some(false),
+            storage: Arc::new(Storage::new()),
+            faults: Vec::new(),
+            requests: Vec::new(),
+            stored: 0,
+        };
         let server = Self { address, state: Arc::new(Mutex::new(state)) };
         let (serving, mut number) = (server.clone(), 0);
         thread::spawn(move || {
@@ -98,7 +128,36 @@ impl Server {
     }
 
     pub fn set_fault(&self, path_part: &str, fault: Fault) {
-        self.state.lock().unwrap().faults.push((path_part.to_owned(), fault));
+        self.state.lock().unwrap().faults.push((path_part.to_owned(), fault, None));
+    }
+
+    /// As often as `times`.
+    pub fn set_faults(&self, path_part: &str, fault: Fault, times: usize) {
+        self.state.lock().unwrap().faults.push((path_part.to_owned(), fault, Some(times)));
+    }
+
+    /// No repository, until somebody creates it.
+    pub fn remove_repository(&self) {
+        let mut state = self.state.lock().unwrap();
+        (state.private, state.files) = (None, BTreeMap::new());
+    }
+
+    /// Whether the repository is private; `None` if there is none.
+    pub fn private(&self) -> Option<bool> {
+        self.state.lock().unwrap().private
+    }
+
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        self.state.lock().unwrap().files.clone()
+    }
+
+    pub fn commit(&self) -> String {
+        self.state.lock().unwrap().commit.clone()
+    }
+
+    /// Bytes of blocks that came whole, since the last call.
+    pub fn take_stored(&self) -> usize {
+        std::mem::take(&mut self.state.lock().unwrap().stored)
     }
 
     pub fn clear_faults(&self) {
@@ -121,8 +180,8 @@ impl Server {
 
     /// One request, one answer, the connection closes.
     fn talk(&self, stream: &TcpStream) {
-        let Some((request, body)) = read(stream) else { return };
-        let answer = self.answer(&request, &body);
+        let Some((request, body)) = self.read(stream) else { return };
+        let Some(answer) = self.answer(&request, &body) else { return };
         let mut head = format!("HTTP/1.1 {} Answer\r\nConnection: close\r\n", answer.status);
         if let Some(length) = answer.length {
             head += &format!("Content-Length: {length}\r\n");
@@ -139,20 +198,42 @@ impl Server {
             .and_then(|()| stream.write_all(body));
     }
 
-    fn answer(&self, request: &Request, body: &[u8]) -> Answer {
+    /// The fault for `path`, which then has happened once more; `heard`: it comes after the whole request.
+    fn fault(&self, path: &str, heard: bool) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
-        state.requests.push(request.clone());
-        let fault = state.faults.iter().find(|(part, _)| request.path.contains(part.as_str()));
-        let fault = fault.map(|(_, fault)| fault.clone());
+        let of = |(part, fault, left): &&mut Planned| {
+            path.contains(part.as_str()) && *left != Some(0) && heard != matches!(fault, Fault::Unheard(_))
+        };
+        let (_, fault, left) = state.faults.iter_mut().find(|planned| of(planned))?;
+        *left = left.map(|left| left - 1);
+        Some(fault.clone())
+    }
+
+    /// Method, path, token and body of the next request; `None` if the connection is closed.
+    fn read(&self, stream: &TcpStream) -> Option<(Request, Vec<u8>)> {
+        let mut reader = BufReader::new(stream);
+        let (request, length) = head(&mut reader)?;
+        if let Some(Fault::Unheard(most)) = self.fault(&request.path, false) {
+            reader.read_exact(&mut vec![0; most.min(length)]).ok()?;
+            return None;
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        Some((request, body))
+    }
+
+    fn answer(&self, request: &Request, body: &[u8]) -> Option<Answer> {
+        self.state.lock().unwrap().requests.push(request.clone());
+        let fault = self.fault(&request.path, true);
         if let Some(Fault::Refuse(status, code, message)) = fault {
             let answer = Answer::new(status, json!({ "error": message }).to_string().into_bytes());
-            return if code.is_empty() {
+            return Some(if code.is_empty() {
                 answer
             } else {
                 answer.with("X-Error-Code", code).with("X-Error-Message", message)
-            };
+            });
         }
-        let mut answer = route(&state, &self.address, request, body);
+        let mut answer = self.route(request, body);
         match fault {
             Some(Fault::Cut(length)) => answer.body.truncate(length),
             Some(Fault::CutSilently(length)) if request.method == "GET" => {
@@ -160,16 +241,30 @@ impl Server {
                 answer.length = None;
             }
             Some(Fault::Garble) => answer.body.fill(b'#'),
+            Some(Fault::Lost) => return None,
             Some(Fault::Page(status)) if request.method == "GET" => answer = Answer::new(status, b"<html>".to_vec()),
             _ => {}
         }
-        answer
+        Some(answer)
+    }
+
+    fn route(&self, request: &Request, body: &[u8]) -> Answer {
+        let path = request.path.as_str();
+        if let Some(path) = path.strip_prefix("/storage") {
+            let storage = Arc::clone(&self.state.lock().unwrap().storage); // blocks come side by side
+            let answer = storage.answer(path, body);
+            let stored = if path.starts_with("/v1/xorbs/") && answer.status == 200 { body.len() } else { 0 };
+            self.state.lock().unwrap().stored += stored;
+            return answer;
+        }
+        let mut state = self.state.lock().unwrap();
+        write::route(&mut state, &self.address, request, body)
+            .unwrap_or_else(|| route(&state, &self.address, request, body))
     }
 }
 
-/// Method, path, token and body of the next request; `None` if the connection is closed.
-fn read(stream: &TcpStream) -> Option<(Request, Vec<u8>)> {
-    let mut reader = BufReader::new(stream);
+/// Method, path, token and length of the body of the next request; `None` if the connection is closed.
+fn head(reader: &mut impl BufRead) -> Option<(Request, usize)> {
     let mut line = String::new();
     if reader.read_line(&mut line).ok()? == 0 {
         return None;
@@ -187,22 +282,39 @@ fn read(stream: &TcpStream) -> Option<(Request, Vec<u8>)> {
             _ => {}
         }
     }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
     let path = target.split('?').next().unwrap_or_default().to_owned();
-    Some((Request { method, path, authorization }, body))
+    Some((Request { method, path, authorization }, length))
 }
 
 fn is_large(name: &str) -> bool {
-    name.ends_with(".safetensors") || name.ends_with(".parquet")
+    [".gguf", ".parquet", ".safetensors"].iter().any(|end| name.ends_with(end))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn sha1(bytes: &[u8]) -> String {
+    hex(&Sha1::digest(bytes))
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// A file's name in git: of itself, or of what stands for it there if it is large.
+fn blob(name: &str, bytes: &[u8]) -> String {
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n", sha256(bytes), bytes.len());
+    let bytes = if is_large(name) { pointer.as_bytes() } else { bytes };
+    sha1(&[format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat())
 }
 
 /// A listing's entry; large files have the digest under `lfs.oid`, as the Hub has it.
 fn entry(name: &str, bytes: &[u8]) -> Value {
-    let digest = Fingerprint::of_bytes(bytes);
-    let mut entry = json!({ "type": "file", "path": name, "size": bytes.len(), "oid": digest.as_str()[..40] });
+    let mut entry = json!({ "type": "file", "path": name, "size": bytes.len(), "oid": blob(name, bytes) });
     if is_large(name) {
-        entry["lfs"] = json!({ "oid": digest.as_str(), "size": bytes.len(), "pointerSize": 134 });
+        entry["lfs"] = json!({ "oid": sha256(bytes), "size": bytes.len(), "pointerSize": 134 });
     }
     entry
 }
@@ -212,7 +324,11 @@ fn route(state: &State, address: &str, request: &Request, body: &[u8]) -> Answer
     if let Some((_, revision)) = path.split_once("/revision/") {
         let known = ["main", "v1", &state.commit].contains(&revision);
         let unknown = || Answer::new(404, Vec::new()).with("X-Error-Code", "RevisionNotFound");
-        return if known { Answer::json(&json!({ "id": "o/m", "sha": state.commit })) } else { unknown() };
+        return if known {
+            Answer::json(&json!({ "id": "o/m", "sha": state.commit, "private": state.private }))
+        } else {
+            unknown()
+        };
     }
     if path.contains("/tree/") {
         let top = state.files.iter().filter(|(name, _)| !name.contains('/'));
@@ -227,7 +343,7 @@ fn route(state: &State, address: &str, request: &Request, body: &[u8]) -> Answer
         return Answer::json(&found.collect());
     }
     if let Some(digest) = path.strip_prefix("/cdn/") {
-        let found = state.files.values().find(|bytes| Fingerprint::of_bytes(bytes).as_str() == digest);
+        let found = state.files.values().find(|bytes| sha256(bytes) == digest);
         return found.map_or_else(|| Answer::new(404, Vec::new()), |bytes| Answer::new(200, bytes.clone()));
     }
     let named = path.split_once("/resolve/").and_then(|(_, rest)| rest.split_once('/'));
@@ -238,15 +354,13 @@ fn route(state: &State, address: &str, request: &Request, body: &[u8]) -> Answer
 }
 
 fn file(name: &str, bytes: &[u8], commit: &str, address: &str) -> Answer {
-    let digest = Fingerprint::of_bytes(bytes);
     if is_large(name) {
+        let digest = sha256(bytes);
         return Answer::new(302, Vec::new())
             .with("X-Repo-Commit", commit)
             .with("X-Linked-Etag", format!("\"{digest}\""))
             .with("X-Linked-Size", bytes.len().to_string())
             .with("Location", format!("{address}/cdn/{digest}"));
     }
-    Answer::new(200, bytes.to_vec())
-        .with("X-Repo-Commit", commit)
-        .with("ETag", format!("\"{}\"", &digest.as_str()[..40]))
+    Answer::new(200, bytes.to_vec()).with("X-Repo-Commit", commit).with("ETag", format!("\"{}\"", blob(name, bytes)))
 }
