@@ -1,8 +1,8 @@
 //! The cache of huggingface_hub: contents in `blobs/` by their etag, a folder of links for each commit in `snapshots/`,
 //! the commits of branches in `refs/`, and in `.no_exist/` what a commit is known to lack.
 //!
-//! Nothing enters it unchecked: the client downloads into a staging folder inside, and only a file of the size and
-//! digest that the Hub lists is moved to `blobs/`. A broken download therefore never has the name of a whole one.
+//! Nothing enters it unchecked: contents are gathered in a staging folder inside, and only one of the size and digest that
+//! the Hub names is moved to `blobs/`. A broken download therefore never has the name of a whole one.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -85,51 +85,56 @@ impl Cache {
         }
     }
 
-    /// The cache that the client is given to download into.
+    /// Where contents are gathered. The client is given it as its own cache, and puts nothing there.
     pub(crate) fn staging(&self) -> PathBuf {
         self.repository().join(".taper-partial")
     }
 
-    /// Clears the staging folder, then shows the client the contents of `size` bytes that are here already, so that a
-    /// file which another commit has too is not fetched again.
-    pub(crate) fn prepare(&self, size: u64) -> Result<(), HubError> {
-        self.clear()?;
-        let staged = self.staging().join(&self.name).join("blobs");
-        fs::create_dir_all(&staged).map_err(HubError::io(&staged))?;
+    /// The names of all contents of `size` bytes.
+    pub(crate) fn contents(&self, size: u64) -> Result<Vec<String>, HubError> {
         let blobs = self.repository().join("blobs");
-        for (name, path) in entries(&blobs)? {
-            let content = fs::metadata(&path).map_err(HubError::io(&path))?;
-            if content.is_file() && content.len() == size && is_etag(&name) {
-                show(&path, &staged.join(&name))?;
-            }
+        let listed = match fs::read_dir(&blobs) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed.map_err(HubError::io(&blobs))?,
+        };
+        let mut names = Vec::new();
+        for entry in listed {
+            let entry = entry.map_err(HubError::io(&blobs))?;
+            let fits = fs::metadata(entry.path()).is_ok_and(|found| found.is_file() && found.len() == size);
+            names.extend(fits.then(|| entry.file_name().to_string_lossy().into_owned()));
         }
-        Ok(())
+        Ok(names)
     }
 
-    /// What the client put into the staging folder, and whether it was downloaded just now.
-    pub(crate) fn staged(&self, pointer: &Path) -> Result<Staged, HubError> {
-        let blobs = self.staging().join(&self.name).join("blobs");
-        let etag = staged_etag(pointer, &blobs)?;
-        let path = blobs.join(&etag);
-        let fresh = !fs::symlink_metadata(&path).map_err(HubError::io(&path))?.is_symlink();
-        let size = fs::metadata(&path).map_err(HubError::io(&path))?.len();
-        Ok(Staged { path, etag, size, fresh })
+    fn blob(&self, etag: &str) -> PathBuf {
+        self.repository().join("blobs").join(etag)
     }
 
-    /// Gives `staged`, which was checked, its place as `file` of `commit`.
-    pub(crate) fn adopt(&self, staged: &Staged, commit: &str, file: &str) -> Result<(), HubError> {
-        let blob = self.repository().join("blobs").join(&staged.etag);
-        if staged.fresh {
-            create_parent(&blob)?;
-            File::open(&staged.path).and_then(|file| file.sync_all()).map_err(HubError::io(&staged.path))?;
-            fs::rename(&staged.path, &blob).map_err(HubError::io(&blob))?;
+    /// Where the content that git calls `oid` is gathered; its folder is there then.
+    pub(crate) fn partial(&self, oid: &str) -> Result<PathBuf, HubError> {
+        let path = self.staging().join(oid);
+        create_parent(&path)?;
+        if path.is_dir() {
+            fs::remove_dir_all(&path).map_err(HubError::io(&path))?; // of another version
         }
+        Ok(path)
+    }
+
+    /// Gives the file `partial`, which was checked, its name as the content `etag`.
+    pub(crate) fn keep(&self, partial: &Path, etag: &str) -> Result<(), HubError> {
+        let blob = self.blob(etag);
+        create_parent(&blob)?;
+        fs::rename(partial, &blob).map_err(HubError::io(&blob))
+    }
+
+    /// Makes the content `etag` the file `file` of `commit`.
+    pub(crate) fn point(&self, etag: &str, commit: &str, file: &str) -> Result<(), HubError> {
         let pointer = self.snapshot(commit).join(file);
         create_parent(&pointer)?;
         let fresh = pointer.with_extension("taper-link");
         remove(&fresh)?;
         let up = "../".repeat(file.split('/').count() - 1);
-        link(&blob, Path::new(&format!("{up}../../blobs/{}", staged.etag)), &fresh)?;
+        link(&self.blob(etag), Path::new(&format!("{up}../../blobs/{etag}")), &fresh)?;
         fs::rename(&fresh, &pointer).map_err(HubError::io(&pointer))
     }
 
@@ -143,23 +148,6 @@ impl Cache {
     }
 }
 
-/// A file in the staging folder.
-#[derive(Debug)]
-pub(crate) struct Staged {
-    pub(crate) path: PathBuf,
-    pub(crate) etag: String,
-    pub(crate) size: u64,
-    /// Downloaded just now, not shown to the client by [`Cache::prepare`].
-    pub(crate) fresh: bool,
-}
-
-impl Staged {
-    /// The SHA-256 that the name of a large file is.
-    pub(crate) fn sha256(&self) -> Option<&str> {
-        (self.etag.len() == 64).then_some(self.etag.as_str()).filter(|etag| is_hex(etag))
-    }
-}
-
 /// A full commit.
 pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && is_hex(revision)
@@ -167,10 +155,6 @@ pub(crate) fn is_commit(revision: &str) -> bool {
 
 fn is_hex(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_hexdigit())
-}
-
-fn is_etag(name: &str) -> bool {
-    matches!(name.len(), 40 | 64) && is_hex(name)
 }
 
 fn create_parent(path: &Path) -> Result<(), HubError> {
@@ -189,21 +173,6 @@ fn remove(path: &Path) -> Result<(), HubError> {
     }
 }
 
-/// Name and path of what `folder` holds, by name; nothing if it does not exist.
-fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, HubError> {
-    let listed = match fs::read_dir(folder) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        listed => listed.map_err(HubError::io(folder))?,
-    };
-    let mut entries = Vec::new();
-    for entry in listed {
-        let entry = entry.map_err(HubError::io(folder))?;
-        entries.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
-    }
-    entries.sort();
-    Ok(entries)
-}
-
 /// Links as huggingface_hub makes them.
 #[cfg(unix)]
 fn link(_: &Path, relative: &Path, pointer: &Path) -> Result<(), HubError> {
@@ -214,30 +183,4 @@ fn link(_: &Path, relative: &Path, pointer: &Path) -> Result<(), HubError> {
 #[cfg(not(unix))]
 fn link(blob: &Path, _: &Path, pointer: &Path) -> Result<(), HubError> {
     fs::copy(blob, pointer).map(drop).map_err(HubError::io(pointer))
-}
-
-#[cfg(unix)]
-fn show(blob: &Path, staged: &Path) -> Result<(), HubError> {
-    let blob = std::path::absolute(blob).map_err(HubError::io(blob))?;
-    std::os::unix::fs::symlink(blob, staged).map_err(HubError::io(staged))
-}
-
-/// Not possible without links: the file is fetched again.
-#[cfg(not(unix))]
-fn show(_: &Path, _: &Path) -> Result<(), HubError> {
-    Ok(())
-}
-
-/// The name that the client gave the content behind `pointer`.
-#[cfg(unix)]
-fn staged_etag(pointer: &Path, _: &Path) -> Result<String, HubError> {
-    let target = fs::read_link(pointer).map_err(HubError::io(pointer))?;
-    Ok(target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
-}
-
-/// Without links there is one content, that of the file just fetched.
-#[cfg(not(unix))]
-fn staged_etag(pointer: &Path, blobs: &Path) -> Result<String, HubError> {
-    let only = entries(blobs)?.into_iter().map(|(name, _)| name).next();
-    only.ok_or_else(|| HubError::io(pointer)(io::ErrorKind::NotFound.into()))
 }

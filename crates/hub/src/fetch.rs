@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use hf_hub::{RepoType, RepoTypeDataset, RepoTypeModel};
 use serde_json::Value;
 use taper_base::progress::Progress;
-use taper_base::{Bytes, Fingerprint};
 
 use crate::cache::{Cache, is_commit};
 use crate::error::Location;
 use crate::remote::{Entry, Remote};
 use crate::source::{check_id, check_revision, is_plain_path};
+use crate::transfer::Transfer;
 use crate::{HubError, HubSettings, ModelSource};
 
 const CONFIG: &str = "config.json";
@@ -107,6 +107,7 @@ impl HubSettings {
         let commit = if is_commit(&at.revision) { at.revision.clone() } else { remote.resolve()? };
         let job = Job { at: &at, cache: &cache, remote: &remote, commit: &commit, progress };
         job.model()?;
+        job.finish()?;
         cache.set_commit(&at.revision, &commit)?;
         Ok(local(commit))
     }
@@ -145,6 +146,7 @@ impl HubSettings {
         let entry = remote.find(&commit, file)?;
         let job = Job { at: &at, cache: &cache, remote: &remote, commit: &commit, progress };
         job.ensure(&[&entry])?;
+        job.finish()?;
         cache.set_commit(&at.revision, &commit)?;
         Ok(cache.snapshot(&commit).join(file))
     }
@@ -257,35 +259,24 @@ impl<T: RepoType> Job<'_, T> {
         let _lock = self.cache.lock()?;
         let missing: Vec<_> = entries.iter().copied().filter(|entry| !self.is_here(entry)).collect();
         self.progress.begin("download", missing.iter().map(|entry| entry.size).sum());
-        let fetched = missing.iter().try_for_each(|entry| self.fetch(entry));
+        let Self { at, cache, remote, commit, progress } = *self;
+        let fetch = |entry: &&Entry| Transfer { at, cache, remote, commit, progress, entry }.run();
+        let fetched = missing.iter().try_for_each(fetch);
         self.progress.end();
-        let cleared = self.cache.clear();
-        fetched.and(cleared)
+        fetched
+    }
+
+    /// Removes what earlier runs gathered, now that all is in its place. After a failure it stays, for the next time.
+    fn finish(&self) -> Result<(), HubError> {
+        if !self.cache.staging().exists() {
+            return Ok(());
+        }
+        let _lock = self.cache.lock()?;
+        self.cache.clear()
     }
 
     fn is_here(&self, entry: &Entry) -> bool {
         let path = self.cache.snapshot(self.commit).join(&entry.path);
         fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == entry.size)
     }
-
-    fn fetch(&self, entry: &Entry) -> Result<(), HubError> {
-        self.cache.prepare(entry.size)?;
-        let pointer = self.remote.download(entry, self.commit, &|bytes| self.progress.advance(bytes, &entry.path))?;
-        let staged = self.cache.staged(&pointer)?;
-        let damaged = |want: String, got: String| HubError::Damaged { at: self.at.file(&entry.path), want, got };
-        if staged.size != entry.size {
-            return Err(damaged(size(entry.size), size(staged.size)));
-        }
-        if let Some(want) = staged.sha256().filter(|_| staged.fresh) {
-            let got = Fingerprint::of_file(&staged.path).map_err(HubError::io(&staged.path))?;
-            if !got.as_str().eq_ignore_ascii_case(want) {
-                return Err(damaged(format!("SHA-256 {want}"), format!("SHA-256 {got}")));
-            }
-        }
-        self.cache.adopt(&staged, self.commit, &entry.path)
-    }
-}
-
-fn size(bytes: u64) -> String {
-    format!("{bytes} bytes ({})", Bytes(bytes))
 }

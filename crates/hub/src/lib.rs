@@ -6,10 +6,12 @@
 mod cache;
 mod error;
 mod fetch;
+mod git;
 mod publish;
 mod remote;
 mod settings;
 mod source;
+mod transfer;
 
 pub use error::{HubError, Location};
 pub use fetch::{LocalModel, fetch_dataset_file, fetch_model};

@@ -4,22 +4,20 @@
 //! last: until then readers see what was there before, and a publishing that breaks leaves nothing half. Files that the
 //! repository has already, by size and digest, are not sent; chunks that the storage has already are not either.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use hf_hub::RepoTypeModel;
 use hf_hub::repository::{AddSource, CommitOperation};
 use serde::Serialize;
-use sha1::{Digest, Sha1};
 use taper_base::progress::Progress;
 use taper_base::{Bytes, Fingerprint};
 
 use crate::error::Location;
-use crate::remote::{Listed, Remote};
+use crate::remote::{Entry, Remote};
 use crate::source::check_id;
-use crate::{HubError, HubSettings, ModelSource};
+use crate::{HubError, HubSettings, ModelSource, git};
 
 /// What to publish, to where.
 #[derive(Debug, Clone)]
@@ -58,7 +56,7 @@ impl Content {
     }
 
     /// Whether it is what the repository has.
-    fn is(&self, listed: &Listed) -> Result<bool, HubError> {
+    fn is(&self, listed: &Entry) -> Result<bool, HubError> {
         if self.bytes()?.0 != listed.size {
             return Ok(false);
         }
@@ -69,31 +67,14 @@ impl Content {
             Self::File(path) => Fingerprint::of_file(path).map_err(HubError::io(path))?,
             Self::Text(text) => Fingerprint::of_bytes(text.as_bytes()),
         };
-        let pointer =
-            format!("version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {}\n", listed.size);
-        Ok(Self::Text(pointer).blob()? == listed.oid)
+        Ok(git::blob(git::pointer(digest.as_str(), listed.size).as_bytes()) == listed.oid)
     }
 
-    /// Its name in git: SHA-1 over `blob`, the size and the bytes.
     fn blob(&self) -> Result<String, HubError> {
-        let mut hasher = Sha1::new();
-        hasher.update(format!("blob {}\0", self.bytes()?.0));
         match self {
-            Self::Text(text) => hasher.update(text),
-            Self::File(path) => {
-                let mut file = File::open(path).map_err(HubError::io(path))?;
-                let mut buffer = vec![0; 1 << 16];
-                loop {
-                    match file.read(&mut buffer) {
-                        Ok(0) => break,
-                        Ok(read) => hasher.update(&buffer[..read]),
-                        Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                        Err(cause) => return Err(HubError::io(path)(cause)),
-                    }
-                }
-            }
+            Self::File(path) => git::blob_of_file(path).map_err(HubError::io(path)),
+            Self::Text(text) => Ok(git::blob(text.as_bytes())),
         }
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     fn source(&self) -> AddSource {
@@ -146,7 +127,7 @@ impl HubSettings {
             return Err(HubError::Public { at: at.boxed() });
         }
         let head = remote.resolve()?;
-        let listed: BTreeMap<String, Listed> =
+        let listed: BTreeMap<String, Entry> =
             remote.list_all(&head)?.into_iter().map(|one| (one.path.clone(), one)).collect();
         let (mut sent, mut unchanged) = (Vec::new(), Vec::new());
         for (path, content) in &wanted.files {
@@ -165,8 +146,12 @@ impl HubSettings {
         let total =
             sent.iter().map(|path| wanted.files[path].bytes()).try_fold(0, |sum, one| one.map(|one| sum + one.0))?;
         progress.begin(&format!("{} files to {}", sent.len(), wanted.repo), total);
-        let committed =
-            remote.commit_files(operations, (&wanted.message, &head), total, &|bytes| progress.advance(bytes, ""));
+        let told = Cell::new(0);
+        let tell = |done: u64| {
+            progress.advance(done.min(total).saturating_sub(told.get()), "");
+            told.set(told.get().max(done.min(total)));
+        };
+        let committed = remote.commit_files(operations, (&wanted.message, &head), &tell);
         progress.end();
         Ok(Published { url, commit: Some(committed?), sent, unchanged, removed })
     }

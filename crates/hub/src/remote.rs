@@ -2,7 +2,8 @@
 
 mod upload;
 
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -18,8 +19,6 @@ use crate::cache::is_commit;
 use crate::error::Location;
 use crate::{HubError, HubSettings};
 
-pub(crate) use upload::Listed;
-
 /// How often a transfer tells how far it is.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -32,6 +31,10 @@ const NO_TOKEN: &str = "\0";
 pub(crate) struct Entry {
     pub(crate) path: String,
     pub(crate) size: u64,
+    /// Its name in git: of the file, or of the pointer that stands for a large one.
+    pub(crate) oid: String,
+    /// Whether it is kept outside of git.
+    pub(crate) large: bool,
 }
 
 /// One repository on the Hub.
@@ -79,13 +82,19 @@ impl<T: RepoType> Remote<T> {
         found.ok_or(HubError::NoFile { at, advice: "" })
     }
 
-    /// Downloads `wanted` into the staging folder and tells `report` how many bytes are new. The path of its link there.
-    pub(crate) fn download(&self, wanted: &Entry, commit: &str, report: &dyn Fn(u64)) -> Result<PathBuf, HubError> {
+    /// A piece of a file, or all of it, and tells `report` how many of its bytes are there.
+    pub(crate) fn piece(
+        &self,
+        file: &str,
+        commit: &str,
+        range: Option<Range<u64>>,
+        report: &dyn Fn(u64),
+    ) -> Result<Vec<u8>, HubError> {
         let counter = Arc::new(Counter(AtomicU64::new(0)));
-        let request =
-            self.repository.download_file().filename(&wanted.path).revision(commit).progress(Arc::clone(&counter));
-        let sent = watched(&counter, wanted.size, report, move || request.send());
-        sent.map_err(|cause| explain(self.at.file(&wanted.path), self.has_token, cause))
+        let request = self.repository.download_file_to_bytes().filename(file).revision(commit).maybe_range(range);
+        let request = request.progress(Arc::clone(&counter));
+        let got = watched(&counter, report, move || request.send());
+        got.map(Vec::from).map_err(|cause| explain(self.at.file(file), self.has_token, cause))
     }
 
     fn commit(&self, answer: Result<Option<String>, HFError>) -> Result<String, HubError> {
@@ -114,36 +123,28 @@ impl Remote<RepoTypeDataset> {
 
 fn entry(listed: RepoTreeEntry) -> Option<Entry> {
     match listed {
-        RepoTreeEntry::File { path, size, .. } => Some(Entry { path, size }),
+        RepoTreeEntry::File { path, size, oid, lfs, .. } => Some(Entry { path, size, oid, large: lfs.is_some() }),
         RepoTreeEntry::Directory { .. } => None,
     }
 }
 
-/// Runs the transfer `work` of `total` bytes and tells `report` how many are new: what `counter` says on the way, all at its end.
+/// Runs the transfer `work` and tells `report` on the way how many bytes `counter` has seen.
 fn watched<R: Send>(
     counter: &Counter,
-    total: u64,
     report: &dyn Fn(u64),
     work: impl FnOnce() -> Result<R, HFError> + Send,
 ) -> Result<R, HFError> {
-    let mut reported = 0;
-    let mut tell = |done: u64| {
-        report(done.min(total).saturating_sub(reported));
-        reported = reported.max(done.min(total));
-    };
     let (running, over) = mpsc::channel::<()>();
-    let result = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let worker = scope.spawn(move || {
             let _running = running;
             work()
         });
         while over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-            tell(counter.0.load(Ordering::Relaxed));
+            report(counter.0.load(Ordering::Relaxed));
         }
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })?;
-    tell(total);
-    Ok(result)
+    })
 }
 
 /// The most bytes seen of a transfer.

@@ -47,9 +47,10 @@ fn bars(text: &mut String, kept: &Architecture, whole: &Architecture) -> Result<
     chart.configure_mesh().x_desc("block").y_desc("share kept").light_line_style(WHITE).disable_x_mesh().draw()?;
     let heads = |genes: &BlockGenes| genes.attention.as_ref().map_or(0, |a| a.heads_per_group * a.groups);
     let channels = |genes: &BlockGenes| genes.mlp.as_ref().map_or(0, |m| m.channels);
-    let series: [(&str, &dyn Fn(&BlockGenes) -> usize, f64); 2] =
-        [("query heads", &heads, 0.1), ("MLP channels", &channels, 0.5)];
-    for ((name, size, left), colour) in series.into_iter().zip(COLOURS) {
+    let sizes: [&dyn Fn(&BlockGenes) -> usize; 2] = [&heads, &channels];
+    for (((name, left), size), colour) in
+        [("query heads", 0.1), ("MLP channels", 0.5)].into_iter().zip(sizes).zip(COLOURS)
+    {
         let bar = |(index, (kept, whole)): (usize, (&BlockGenes, &BlockGenes))| {
             let share = size(kept) as f64 / size(whole).max(1) as f64;
             let from = index as f64 + left;

@@ -3,22 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use hf_hub::repository::{CommitOperation, RepoTreeEntry};
+use hf_hub::repository::CommitOperation;
 use hf_hub::{HFError, RepoTypeModel};
 
-use super::{Counter, Remote, explain, watched};
+use super::{Counter, Entry, Remote, entry, explain, watched};
 use crate::HubError;
-
-/// A file in a repository, by which it is told whether another is the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
-    pub(crate) path: String,
-    pub(crate) size: u64,
-    /// Its name in git: of the file, or of the pointer that stands for a large one.
-    pub(crate) oid: String,
-    /// Whether it is kept outside of git.
-    pub(crate) large: bool,
-}
 
 impl Remote<RepoTypeModel> {
     /// Creates the repository, unless it is there. Its page.
@@ -42,27 +31,22 @@ impl Remote<RepoTypeModel> {
     }
 
     /// All files of the repository.
-    pub(crate) fn list_all(&self, commit: &str) -> Result<Vec<Listed>, HubError> {
+    pub(crate) fn list_all(&self, commit: &str) -> Result<Vec<Entry>, HubError> {
         let listed = self.repository.list_tree().revision(commit).recursive(true).send();
-        let file = |entry| match entry {
-            RepoTreeEntry::File { path, size, oid, lfs, .. } => Some(Listed { path, size, oid, large: lfs.is_some() }),
-            RepoTreeEntry::Directory { .. } => None,
-        };
-        Ok(listed.map_err(|cause| self.explain(cause))?.into_iter().filter_map(file).collect())
+        Ok(listed.map_err(|cause| self.explain(cause))?.into_iter().filter_map(entry).collect())
     }
 
-    /// One commit of `operations` on top of `parent`, of `total` bytes. Its id.
+    /// One commit of `operations` on top of `parent`, and tells `report` how many bytes are there. Its id.
     pub(crate) fn commit_files(
         &self,
         operations: Vec<CommitOperation>,
         (message, parent): (&str, &str),
-        total: u64,
         report: &dyn Fn(u64),
     ) -> Result<String, HubError> {
         let counter = Arc::new(Counter(AtomicU64::new(0)));
         let commit = self.repository.create_commit().operations(operations).commit_message(message);
         let commit = commit.revision(&self.at.revision).parent_commit(parent).progress(Arc::clone(&counter));
-        let committed = watched(&counter, total, report, move || commit.send());
+        let committed = watched(&counter, report, move || commit.send());
         self.commit(committed.map(|committed| committed.commit_oid))
     }
 

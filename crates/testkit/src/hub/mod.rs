@@ -30,11 +30,15 @@ pub struct Request {
     /// Without the query.
     pub path: String,
     pub authorization: Option<String>,
+    /// From this byte to that one, both included.
+    pub range: Option<(usize, usize)>,
 }
 
 /// What goes wrong with the requests whose path contains a text.
 #[derive(Debug, Clone)]
 pub enum Fault {
+    /// Nothing goes wrong.
+    None,
     /// A refusal, as `(status, error code, message)`.
     Refuse(u16, &'static str, &'static str),
     /// The connection closes after this many bytes, of a body whose length was said.
@@ -54,8 +58,21 @@ pub enum Fault {
 /// A fault, and how often it is still to happen; `None`: always.
 type Planned = (String, Fault, Option<usize>);
 
+/// A file, hashed once.
+#[derive(Clone)]
+struct Stored {
+    bytes: Arc<Vec<u8>>,
+    sha256: String,
+}
+
+impl Stored {
+    fn new(bytes: &[u8]) -> Self {
+        Self { sha256: sha256(bytes), bytes: Arc::new(bytes.to_vec()) }
+    }
+}
+
 struct State {
-    files: BTreeMap<String, Vec<u8>>,
+    files: BTreeMap<String, Stored>,
     commit: String,
     /// Whether the one repository is private; `None`: there is none.
     private: Option<bool>,
@@ -102,7 +119,7 @@ impl Server {
     pub fn start(files: &[(&str, &[u8])]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
+        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), Stored::new(bytes))).collect();
         let state = State {
             files,
             commit: COMMIT.to_owned(),
@@ -136,6 +153,13 @@ impl Server {
         self.state.lock().unwrap().faults.push((path_part.to_owned(), fault, Some(times)));
     }
 
+    /// From the request after `passing` more of them on.
+    pub fn set_fault_after(&self, path_part: &str, fault: Fault, passing: usize) {
+        let mut state = self.state.lock().unwrap();
+        state.faults.push((path_part.to_owned(), Fault::None, Some(passing)));
+        state.faults.push((path_part.to_owned(), fault, None));
+    }
+
     /// No repository, until somebody creates it.
     pub fn remove_repository(&self) {
         let mut state = self.state.lock().unwrap();
@@ -148,7 +172,8 @@ impl Server {
     }
 
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        self.state.lock().unwrap().files.clone()
+        let state = self.state.lock().unwrap();
+        state.files.iter().map(|(name, stored)| (name.clone(), stored.bytes.to_vec())).collect()
     }
 
     pub fn commit(&self) -> String {
@@ -170,7 +195,7 @@ impl Server {
     }
 
     pub fn set_file(&self, name: &str, bytes: &[u8]) {
-        self.state.lock().unwrap().files.insert(name.to_owned(), bytes.to_vec());
+        self.state.lock().unwrap().files.insert(name.to_owned(), Stored::new(bytes));
     }
 
     /// The requests since the last call.
@@ -234,6 +259,9 @@ impl Server {
             });
         }
         let mut answer = self.route(request, body);
+        if let (Some((from, to)), 200) = (request.range, answer.status) {
+            answer = Answer::new(206, answer.body[from..=to.min(answer.body.len() - 1)].to_vec());
+        }
         match fault {
             Some(Fault::Cut(length)) => answer.body.truncate(length),
             Some(Fault::CutSilently(length)) if request.method == "GET" => {
@@ -271,19 +299,23 @@ fn head(reader: &mut impl BufRead) -> Option<(Request, usize)> {
     }
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, target) = (words.next()?, words.next()?);
-    let (mut authorization, mut length) = (None, 0);
+    let (mut authorization, mut length, mut range) = (None, 0, None);
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
         let Some((name, value)) = line.trim().split_once(':') else { break };
         match name.to_ascii_lowercase().as_str() {
             "authorization" => authorization = Some(value.trim().to_owned()),
+            "range" => {
+                let (from, to) = value.trim().strip_prefix("bytes=")?.split_once('-')?;
+                range = Some((from.parse().ok()?, to.parse().ok()?));
+            }
             "content-length" => length = value.trim().parse().ok()?,
             _ => {}
         }
     }
     let path = target.split('?').next().unwrap_or_default().to_owned();
-    Some((Request { method, path, authorization }, length))
+    Some((Request { method, path, authorization, range }, length))
 }
 
 fn is_large(name: &str) -> bool {
@@ -303,18 +335,22 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// A file's name in git: of itself, or of what stands for it there if it is large.
-fn blob(name: &str, bytes: &[u8]) -> String {
-    let pointer =
-        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n", sha256(bytes), bytes.len());
+pub fn blob(name: &str, bytes: &[u8]) -> String {
+    oid(name, &Stored::new(bytes))
+}
+
+fn oid(name: &str, Stored { bytes, sha256 }: &Stored) -> String {
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {}\n", bytes.len());
     let bytes = if is_large(name) { pointer.as_bytes() } else { bytes };
     sha1(&[format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat())
 }
 
 /// A listing's entry; large files have the digest under `lfs.oid`, as the Hub has it.
-fn entry(name: &str, bytes: &[u8]) -> Value {
-    let mut entry = json!({ "type": "file", "path": name, "size": bytes.len(), "oid": blob(name, bytes) });
+fn entry(name: &str, stored: &Stored) -> Value {
+    let Stored { bytes, sha256 } = stored;
+    let mut entry = json!({ "type": "file", "path": name, "size": bytes.len(), "oid": oid(name, stored) });
     if is_large(name) {
-        entry["lfs"] = json!({ "oid": sha256(bytes), "size": bytes.len(), "pointerSize": 134 });
+        entry["lfs"] = json!({ "oid": sha256, "size": bytes.len(), "pointerSize": 134 });
     }
     entry
 }
@@ -332,35 +368,35 @@ fn route(state: &State, address: &str, request: &Request, body: &[u8]) -> Answer
     }
     if path.contains("/tree/") {
         let top = state.files.iter().filter(|(name, _)| !name.contains('/'));
-        let mut listed: Vec<Value> = top.map(|(name, bytes)| entry(name, bytes)).collect();
+        let mut listed: Vec<Value> = top.map(|(name, stored)| entry(name, stored)).collect();
         listed.push(json!({ "type": "directory", "path": "onnx", "oid": COMMIT }));
         return Answer::json(&json!(listed));
     }
     if path.contains("/paths-info/") {
         let asked: Value = serde_json::from_slice(body).unwrap();
         let names = asked["paths"].as_array().unwrap().iter().filter_map(Value::as_str);
-        let found = names.filter_map(|name| state.files.get(name).map(|bytes| entry(name, bytes)));
+        let found = names.filter_map(|name| state.files.get(name).map(|stored| entry(name, stored)));
         return Answer::json(&found.collect());
     }
     if let Some(digest) = path.strip_prefix("/cdn/") {
-        let found = state.files.values().find(|bytes| sha256(bytes) == digest);
-        return found.map_or_else(|| Answer::new(404, Vec::new()), |bytes| Answer::new(200, bytes.clone()));
+        let found = state.files.values().find(|stored| stored.sha256 == digest);
+        return found.map_or_else(|| Answer::new(404, Vec::new()), |stored| Answer::new(200, stored.bytes.to_vec()));
     }
     let named = path.split_once("/resolve/").and_then(|(_, rest)| rest.split_once('/'));
     match named.and_then(|(_, name)| state.files.get_key_value(name)) {
-        Some((name, bytes)) => file(name, bytes, &state.commit, address),
+        Some((name, stored)) => file(name, stored, &state.commit, address),
         None => Answer::new(404, Vec::new()).with("X-Error-Code", "EntryNotFound"),
     }
 }
 
-fn file(name: &str, bytes: &[u8], commit: &str, address: &str) -> Answer {
+fn file(name: &str, stored: &Stored, commit: &str, address: &str) -> Answer {
+    let Stored { bytes, sha256: digest } = stored;
     if is_large(name) {
-        let digest = sha256(bytes);
         return Answer::new(302, Vec::new())
             .with("X-Repo-Commit", commit)
             .with("X-Linked-Etag", format!("\"{digest}\""))
             .with("X-Linked-Size", bytes.len().to_string())
             .with("Location", format!("{address}/cdn/{digest}"));
     }
-    Answer::new(200, bytes.to_vec()).with("X-Repo-Commit", commit).with("ETag", format!("\"{}\"", blob(name, bytes)))
+    Answer::new(200, bytes.to_vec()).with("X-Repo-Commit", commit).with("ETag", format!("\"{}\"", oid(name, stored)))
 }

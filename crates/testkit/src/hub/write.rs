@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Answer, Request, State, is_large, sha1};
+use super::{Answer, Request, State, Stored, is_large, sha1};
 
 /// The token that may write.
 pub const WRITER: &str = "hf_maywrite";
@@ -68,11 +68,11 @@ fn commit(state: &mut State, body: &[u8]) -> Answer {
         match line["key"].as_str() {
             Some("file") => {
                 assert_eq!(value["encoding"], "base64");
-                files.insert(name, STANDARD.decode(value["content"].as_str().unwrap()).unwrap());
+                files.insert(name, Stored::new(&STANDARD.decode(value["content"].as_str().unwrap()).unwrap()));
             }
             Some("lfsFile") => match stored.get(value["oid"].as_str().unwrap()) {
                 Some(bytes) if Some(bytes.len() as u64) == value["size"].as_u64() => {
-                    files.insert(name, bytes.clone());
+                    files.insert(name, Stored::new(bytes));
                 }
                 _ => {
                     return Answer::new(
