@@ -69,6 +69,26 @@ fn folders_hold_the_same_weights_under_another_configuration() {
     }
 }
 
+#[test]
+fn a_folder_for_vllm_is_read_back_as_the_same_model() {
+    let place = Place::new();
+    place.change("space: {", "space: { heads: false, groups: false, ");
+    place.done(&["prune", "tiny.yaml"]);
+    let output = place.done(&["export", "runs/tiny", "--to", "vllm", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["exported"][0]["architecture"], "DeciLMForCausalLM: --trust-remote-code");
+    let folder = report["exported"][0]["path"].as_str().unwrap();
+    let numbers = |command: &str, model: &str, more: &[&str], key: &str| -> Value {
+        let output = place.done(&[&[command, model, "--json"], more].concat());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()[key].clone()
+    };
+    let inspect = |model| numbers("inspect", model, &[], "blocks");
+    assert_eq!(inspect(folder), inspect("runs/tiny/materialise"));
+    let eval = |model| numbers("eval", model, &["--text", "text.txt", "--tokens", "2000"], "loss");
+    assert!(eval(folder).as_f64().is_some_and(f64::is_finite));
+    assert_eq!(eval(folder), eval("runs/tiny/materialise"));
+}
+
 /// The recipe of all these tests, with engines that must load the result.
 fn recipe(place: &Place, targets: &str) -> String {
     let tiny = fs::read_to_string(place.path("tiny.yaml")).unwrap();

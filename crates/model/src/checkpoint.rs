@@ -51,6 +51,7 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let config = read_json(&path)?;
+        let config = config::translated(&path, &config)?.unwrap_or(config);
         let mut spec = config::read(&path, &config)?;
         let (index, files) = weight_files(dir)?;
         let shards = files.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
@@ -66,7 +67,7 @@ impl Checkpoint {
         &self.dir
     }
 
-    /// The content of `config.json`.
+    /// The content of `config.json`, in the form of transformers.
     pub fn config(&self) -> &Value {
         &self.config
     }

@@ -1,11 +1,15 @@
 //! `config.json` to [`ModelSpec`]. What families differ in is one row of a table, not a class of its own.
 
+mod deci;
+
 use std::path::Path;
 
 use serde_json::{Map, Value};
 use taper_arch::{AttentionSpec, BlockSpec, Family, MlpSpec, ModelSpec, RopeScaling};
 
 use crate::{ModelError, Result, rope_frequencies};
+
+pub(crate) use deci::translated;
 
 /// Whether a part exists.
 #[derive(Debug, Clone, Copy)]
