@@ -70,6 +70,43 @@ fn folders_hold_the_same_weights_under_another_configuration() {
 }
 
 #[test]
+fn a_gguf_file_is_read_back_as_the_same_model() {
+    let place = Place::new();
+    place.done(&["prune", "tiny.yaml"]);
+    let run = |args: &[&str]| {
+        let output = place.taper(args).env("XDG_CACHE_HOME", "cache").output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    place.done(&["export", "runs/tiny", "--to", "gguf:f32,gguf:q8_0", "--out", "files"]);
+    let eval = |model: &str| run(&["eval", model, "--text", "text.txt", "--tokens", "2000", "--json"]).1;
+    let loss = |report: &str| serde_json::from_str::<Value>(report).unwrap()["loss"].as_f64().unwrap();
+    let own = loss(&eval("runs/tiny/materialise"));
+    assert_eq!(loss(&eval("files/tiny-f32.gguf")), own);
+    let unpacked = walk(&place.path("cache/taper/gguf"));
+    assert!(unpacked.iter().any(|path| path.ends_with("tiny-f32/model.safetensors")), "{unpacked:?}");
+    assert_eq!(loss(&eval("files/tiny-f32.gguf")), own); // from the cache
+
+    place.write("cut.gguf", &fs::read(place.path("files/tiny-f32.gguf")).unwrap()[..5000]);
+    place.write("other.gguf", b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    place.write("none.gguf", b"GGML");
+    for (file, reason) in [
+        ("files/tiny-q8_0.gguf", "is Q8_0: taper reads F32, F16 and BF16"),
+        ("cut.gguf", "bytes, and "),
+        ("other.gguf", "has no key `taper.config`, so taper did not write it"),
+        ("none.gguf", "no GGUF file: it does not begin with `GGUF`"),
+    ] {
+        let (code, _, said) = run(&["inspect", file]);
+        assert!(code == Some(2) && said.contains(file) && said.contains(reason), "{file}: {said}");
+    }
+}
+
+/// All files under a folder.
+fn walk(dir: &std::path::Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[test]
 fn a_folder_for_vllm_is_read_back_as_the_same_model() {
     let place = Place::new();
     place.change("space: {", "space: { heads: false, groups: false, ");

@@ -44,6 +44,14 @@ pub enum ExportError {
         #[source]
         cause: std::io::Error,
     },
+    /// A GGUF file that cannot become a checkpoint.
+    #[error("{}: {reason}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The tokenizer's files.
     #[error(transparent)]
     Data(#[from] DataError),

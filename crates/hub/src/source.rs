@@ -51,7 +51,7 @@ impl ModelSource {
         self
     }
 
-    /// The folder, if it is one. `None`: it is on the Hub.
+    /// The folder, or the GGUF file, if it is one. `None`: it is on the Hub.
     pub fn folder(&self) -> Option<PathBuf> {
         is_path(&self.name).then(|| PathBuf::from(&self.name))
     }
@@ -64,7 +64,7 @@ impl ModelSource {
         let wrong = |reason: String| HubError::Source { text: self.to_string(), reason };
         match (self.folder(), &self.revision) {
             (Some(_), Some(_)) => Err(wrong("a folder has no revision".to_owned())),
-            (Some(path), None) if path.is_dir() => Ok(()),
+            (Some(path), None) if path.is_dir() || is_gguf(&path) => Ok(()),
             (Some(path), None) => Err(HubError::NoFolder { path }),
             (None, revision) => {
                 check_id(&self.name).and_then(|()| revision.as_deref().map_or(Ok(()), check_revision)).map_err(wrong)
@@ -87,6 +87,11 @@ impl ModelSource {
         }
         Ok(Self { name: name.to_owned(), revision: revision.map(str::to_owned) })
     }
+}
+
+/// Whether it is a file of weights that can be unpacked.
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "gguf") && path.is_file()
 }
 
 /// Whether `name` can only be a path.
@@ -134,9 +139,10 @@ pub(crate) fn is_plain_path(path: &str) -> bool {
 impl FromStr for ModelSource {
     type Err = HubError;
 
-    /// As on a command line, where a folder that is there needs no `./`.
+    /// As on a command line, where a folder or a GGUF file that is there needs no `./`.
     fn from_str(text: &str) -> Result<Self, HubError> {
-        let folder = Path::new(text).is_dir().then(|| dotted(text));
+        let path = Path::new(text);
+        let folder = (path.is_dir() || is_gguf(path)).then(|| dotted(text));
         Self::parse(folder.as_deref().unwrap_or(text))
             .map_err(|reason| HubError::Source { text: text.to_owned(), reason })
     }

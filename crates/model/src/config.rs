@@ -104,7 +104,10 @@ struct Config<'a> {
 /// Reads what the configuration says. `dtype_bytes` is a guess until the tensors are known.
 ///
 /// Layers may differ by `per_layer_config`, transformers' own field, which taper's exports use.
-pub(crate) fn read(path: &Path, config: &Value) -> Result<ModelSpec> {
+///
+/// # Errors
+/// [`ModelError`] with the key of the file `path` that is wrong.
+pub fn read(path: &Path, config: &Value) -> Result<ModelSpec> {
     let keys = config
         .as_object()
         .ok_or_else(|| ModelError::Config { path: path.to_owned(), reason: "wanted a JSON object".to_owned() })?;

@@ -23,6 +23,7 @@ mod save;
 mod tree;
 
 pub use checkpoint::Checkpoint;
+pub use config::read as spec_of;
 pub use decode::{Decoder, Part, Passed, greedy};
 pub use engine::{Batch, Observer};
 pub use error::{ModelError, Result};

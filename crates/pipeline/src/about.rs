@@ -80,7 +80,7 @@ pub struct BlockInspection {
 /// # Errors
 /// If it cannot be had, or is damaged.
 pub fn inspect(model: &ModelSource, console: &dyn Console) -> Result<Inspection, PipelineError> {
-    let local = taper_hub::fetch_model(model, console)?;
+    let local = crate::local::model(model, console)?;
     let checkpoint = Checkpoint::open(&local.dir)?;
     let spec = checkpoint.spec();
     let blocks = spec.blocks.iter().enumerate().map(|(index, block)| {
@@ -198,7 +198,7 @@ pub struct EvalReport {
 /// # Errors
 /// If model or text cannot be had, or do not fit each other.
 pub fn eval(request: &EvalRequest, console: &dyn Console) -> Result<EvalReport, PipelineError> {
-    let local = taper_hub::fetch_model(&request.model, console)?;
+    let local = crate::local::model(&request.model, console)?;
     let checkpoint = Checkpoint::open(&local.dir)?;
     let most = checkpoint.spec().max_tokens;
     let window = request.window.unwrap_or(most.min(2048));

@@ -61,7 +61,7 @@ pub fn bench(request: &BenchRequest, console: &dyn Console) -> Result<BenchRepor
 }
 
 fn bench_here(request: &BenchRequest, console: &dyn Console) -> Result<BenchReport, PipelineError> {
-    let local = taper_hub::fetch_model(&request.model, console)?;
+    let local = crate::local::model(&request.model, console)?;
     let checkpoint = Checkpoint::open(&local.dir)?;
     let generation = |batch| Generation { prompt: request.prompt, generate: request.generate, batch };
     let (got, most) = (generation(1).positions(), checkpoint.spec().max_tokens);

@@ -11,8 +11,8 @@ use taper_hub::ModelSource;
 use taper_model::Checkpoint;
 
 use crate::error::io;
-use crate::stages::write_json;
-use crate::{Console, PipelineError};
+use crate::stages::{read_json, write_json};
+use crate::{Console, PipelineError, Stage};
 
 /// What to export, to where.
 #[derive(Debug, Clone)]
@@ -145,14 +145,23 @@ fn size(path: &Path) -> Result<Bytes, PipelineError> {
 /// The checkpoint's folder: that of a run's last result, or the model's own; and the run's, if it is one.
 pub(crate) fn source(model: &str, console: &dyn Console) -> Result<(PathBuf, Option<PathBuf>), PipelineError> {
     let run = Path::new(model);
-    for stage in ["heal", "materialise"] {
-        let folder = run.join(stage);
-        if folder.join("config.json").is_file() {
-            return Ok((folder, Some(run.to_owned())));
-        }
+    let [healed, pruned] = [Stage::Heal, Stage::Materialise].map(|stage| run.join(stage.name()));
+    if pruned.join("config.json").is_file() {
+        let folder = if is_of(&healed, &pruned)? { healed } else { pruned };
+        return Ok((folder, Some(run.to_owned())));
     }
     let source: ModelSource = model.parse()?;
-    Ok((taper_hub::fetch_model(&source, console)?.dir, None))
+    Ok((crate::local::model(&source, console)?.dir, None))
+}
+
+/// Whether `healed` was trained from `pruned` as it is now, and not from what an earlier recipe made.
+fn is_of(healed: &Path, pruned: &Path) -> Result<bool, PipelineError> {
+    let [healed, pruned] = [healed, pruned].map(|folder| folder.join("key.json"));
+    if !healed.is_file() || !pruned.is_file() {
+        return Ok(false);
+    }
+    let (healed, pruned): (Value, Value) = (read_json(&healed)?, read_json(&pruned)?);
+    Ok(healed["inputs"]["materialise"] == pruned["key"])
 }
 
 /// What files are called after: the run, or the model.

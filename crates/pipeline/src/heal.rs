@@ -78,7 +78,7 @@ struct Opened {
 
 impl Opened {
     fn new(source: &ModelSource, console: &dyn Console) -> Result<Self, PipelineError> {
-        let local = taper_hub::fetch_model(source, console)?;
+        let local = crate::local::model(source, console)?;
         let checkpoint = Checkpoint::open(&local.dir)?;
         Ok(Self { local, checkpoint })
     }

@@ -13,6 +13,7 @@ mod error;
 mod export;
 mod gates;
 mod heal;
+mod local;
 mod logits;
 mod machine;
 mod memory;

@@ -34,7 +34,7 @@ pub fn logits(
     out: &Path,
     console: &dyn Console,
 ) -> Result<LogitsReport, PipelineError> {
-    let local = taper_hub::fetch_model(model, console)?;
+    let local = crate::local::model(model, console)?;
     let checkpoint = Checkpoint::open(&local.dir)?;
     let vocab = checkpoint.spec().vocab;
     let ids = taper_data::read_ids(tokens, vocab)?;

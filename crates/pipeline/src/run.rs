@@ -74,8 +74,8 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
         Err(PipelineError::Device { cause }) => no_gpu = Some(format!("device: {cause}")),
         Err(other) => return Err(other),
     }
-    if let Some(folder) = recipe.model.folder() {
-        let checkpoint = Checkpoint::open(&folder)?;
+    if recipe.model.folder().is_some() {
+        let checkpoint = Checkpoint::open(&crate::local::model(&recipe.model, &taper_base::progress::Silent)?.dir)?;
         if recipe.budget.latency.is_some() {
             crate::context::check(recipe, checkpoint.spec())?; // what fits the budget is known once it is measured
         } else {

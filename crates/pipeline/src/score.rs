@@ -82,7 +82,7 @@ pub struct CandidateScore {
 /// # Errors
 /// Names the file, and the candidate's number and block, of what does not fit.
 pub fn score(request: &ScoreRequest<'_>, console: &dyn Console) -> Result<ScoreReport, PipelineError> {
-    let local = taper_hub::fetch_model(request.model, console)?;
+    let local = crate::local::model(request.model, console)?;
     let checkpoint = Checkpoint::open(&local.dir)?;
     let spec = checkpoint.spec();
     let ids = taper_data::read_ids(request.tokens, spec.vocab)?;

@@ -157,7 +157,7 @@ fn evaluate(
     store: &mut AnswerStore,
     console: &dyn Console,
 ) -> Result<(Vec<TaskRun>, Option<String>), PipelineError> {
-    let local = taper_hub::fetch_model(source, console)?;
+    let local = crate::local::model(source, console)?;
     let asked = &request.chat;
     let load = || ChatTemplate::load(&local.dir, asked.name.as_deref());
     let template = asked.apply.then(load).transpose()?;
@@ -280,8 +280,6 @@ fn local_file(task: &Task, split: &str, data: &Path) -> Result<PathBuf, HarnessE
 
 /// `TAPER_EVAL_STORE`, else `taper/answers.db` in the user's cache.
 pub(crate) fn default_store() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let user = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
-    let file = set("TAPER_EVAL_STORE").or_else(|| user.map(|user| user.join("taper/answers.db")));
-    file.unwrap_or_else(|| std::env::temp_dir().join("taper-answers.db"))
+    let set = std::env::var_os("TAPER_EVAL_STORE").filter(|value| !value.is_empty()).map(PathBuf::from);
+    set.unwrap_or_else(|| crate::local::user_cache().join("answers.db"))
 }

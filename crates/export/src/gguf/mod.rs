@@ -3,7 +3,9 @@
 mod arch;
 mod format;
 mod quantize;
+mod read;
 mod tokenizer;
+mod unpack;
 
 use std::path::Path;
 
@@ -20,6 +22,7 @@ use quantize::{Role, encode};
 pub use arch::Arch;
 pub use format::{Info, Kind, Value};
 pub use quantize::Mix;
+pub use unpack::unpack;
 
 /// A tensor to be written, and what it is made of.
 struct Planned {
@@ -56,6 +59,7 @@ pub fn write(checkpoint: &Checkpoint, mix: Mix, path: &Path, progress: &dyn Prog
     ];
     keys.extend(arch.keys(spec));
     keys.extend(tokenizer::keys(checkpoint.dir(), spec.vocab)?);
+    keys.extend(unpack::keys(checkpoint)?);
     let infos: Vec<Info> = planned.iter().map(|one| one.info.clone()).collect();
     progress.begin(&format!("{} as {}", path.display(), mix.name()), infos.len() as u64);
     let mut failed = None;

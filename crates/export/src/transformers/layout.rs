@@ -11,7 +11,8 @@ use taper_arch::{BlockSpec, Family, ModelSpec};
 const SHIM: (&str, &str) = ("modeling_taper.py", include_str!("modeling_taper.py"));
 
 /// Keys of the source that speak of weights or code that the cut model does not have. The exported weights are plain.
-const STALE: [&str; 6] = [
+const STALE: [&str; 7] = [
+    "_name_or_path", // a folder of somebody's machine
     "allow_global_per_layer_attribute_access",
     "auto_map",
     "compression_config",

@@ -38,7 +38,7 @@ pub(crate) fn load(
     gpu: Option<&Gpu>,
 ) -> Result<(LocalModel, Checkpoint, Fingerprint), PipelineError> {
     console.started(Stage::Load, &recipe.model.to_string());
-    let local = taper_hub::fetch_model(&recipe.model, console)?;
+    let local = crate::local::model(&recipe.model, console)?;
     let checkpoint = Checkpoint::open(&local.dir)?;
     let path = run.root().join("load.json");
     let seen = look(&local.dir)?;
