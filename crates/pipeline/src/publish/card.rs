@@ -170,6 +170,10 @@ impl Card<'_> {
             self.repo
         );
         match loader(Target::Vllm) {
+            Ok(told) if told.contains("DeciLM") && self.spec.blocks.iter().all(|block| block.attention.is_some()) => {
+                let told = "--model-impl transformers --trust-remote-code";
+                let _ = write!(text, "\n```sh\nvllm serve {} {told}\n```\n", self.repo);
+            }
             Ok(told) if told.contains("DeciLM") => text.push_str(
                 "\nvLLM: its own folder, with the configuration of `DeciLMForCausalLM`, is what `taper export --to vllm` writes.\n",
             ),

@@ -122,6 +122,7 @@ data:
 budget: {params: 4.5B, counted: non-embedding, tolerance: 3%}
 space:
   drop_attention: true
+  drop_first_attention: false
   tied_depth: false
   groups: true
   least_width: 0.2
@@ -163,6 +164,7 @@ eval:
   fewshot_seed: 7
   recovery: {mmlu: 95%, arc_easy: 0.9, mmlu_anatomy: 1, perplexity: 80%}
 materialise: {dtype: bf16, shard_size: 500MB}
+export: {targets: [transformers, vllm, llama.cpp, 'gguf:q4_k_m']}
 device: cpu
 runs: ./out
 ";
@@ -209,6 +211,8 @@ fn every_field_is_read() {
     assert_eq!((eval.data.as_deref(), eval.fewshot_seed), (Some(Path::new("recipes/./documents")), 7));
     let gates = [("arc_easy", 0.9), ("mmlu", 0.95), ("mmlu_anatomy", 1.0), ("perplexity", 0.8)];
     assert_eq!(eval.recovery, gates.map(|(name, kept)| (name.to_owned(), Kept(kept))).into());
+    let targets: Vec<String> = recipe.export.as_ref().unwrap().targets.iter().map(|target| target.name()).collect();
+    assert_eq!(targets, ["transformers", "vllm", "gguf:f16", "gguf:q4_k_m"]);
     assert_eq!((recipe.materialise.dtype, recipe.materialise.shard_size), (WeightType::Bf16, Bytes(500_000_000)));
     assert_eq!((recipe.space.groups, recipe.space.least_width, recipe.device), (Some(true), 0.2, Device::Cpu));
 }

@@ -4,11 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 #![expect(missing_docs, reason = "names say it")]
 
+mod http;
 mod storage;
 mod write;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -18,21 +19,13 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use storage::Storage;
 
+use http::{Answer, head};
+
+pub use http::Request;
 pub use write::WRITER;
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const OTHER: &str = "76543210fedcba9876543210fedcba9876543210";
-
-/// What was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    pub method: String,
-    /// Without the query.
-    pub path: String,
-    pub authorization: Option<String>,
-    /// From this byte to that one, both included.
-    pub range: Option<(usize, usize)>,
-}
 
 /// What goes wrong with the requests whose path contains a text.
 #[derive(Debug, Clone)]
@@ -88,30 +81,6 @@ struct State {
 pub struct Server {
     pub address: String,
     state: Arc<Mutex<State>>,
-}
-
-/// What is answered.
-struct Answer {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
-    /// The length to state; `None` states none.
-    length: Option<usize>,
-}
-
-impl Answer {
-    fn new(status: u16, body: Vec<u8>) -> Self {
-        Self { status, headers: Vec::new(), length: Some(body.len()), body }
-    }
-
-    fn json(value: &Value) -> Self {
-        Self::new(200, value.to_string().into_bytes()).with("Content-Type", "application/json")
-    }
-
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
 }
 
 impl Server {
@@ -289,33 +258,6 @@ impl Server {
         write::route(&mut state, &self.address, request, body)
             .unwrap_or_else(|| route(&state, &self.address, request, body))
     }
-}
-
-/// Method, path, token and length of the body of the next request; `None` if the connection is closed.
-fn head(reader: &mut impl BufRead) -> Option<(Request, usize)> {
-    let mut line = String::new();
-    if reader.read_line(&mut line).ok()? == 0 {
-        return None;
-    }
-    let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, target) = (words.next()?, words.next()?);
-    let (mut authorization, mut length, mut range) = (None, 0, None);
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim().split_once(':') else { break };
-        match name.to_ascii_lowercase().as_str() {
-            "authorization" => authorization = Some(value.trim().to_owned()),
-            "range" => {
-                let (from, to) = value.trim().strip_prefix("bytes=")?.split_once('-')?;
-                range = Some((from.parse().ok()?, to.parse().ok()?));
-            }
-            "content-length" => length = value.trim().parse().ok()?,
-            _ => {}
-        }
-    }
-    let path = target.split('?').next().unwrap_or_default().to_owned();
-    Some((Request { method, path, authorization, range }, length))
 }
 
 fn is_large(name: &str) -> bool {
