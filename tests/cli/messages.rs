@@ -24,6 +24,7 @@ fn no_arguments_show_the_help() {
       heal     Train a pruned checkpoint, by the model it was cut from or by text alone
       export   Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers
       verify   Compare a checkpoint and its exports in other engines with taper's numbers
+      publish  Publish a run's result, or a checkpoint's folder, on the Hub, with a model card
       eval     Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text
       tasks    The tasks there are: what they measure, shots, data, licence
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
@@ -76,6 +77,7 @@ fn help_says_where_to_start() {
       heal     Train a pruned checkpoint, by the model it was cut from or by text alone
       export   Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers
       verify   Compare a checkpoint and its exports in other engines with taper's numbers
+      publish  Publish a run's result, or a checkpoint's folder, on the Hub, with a model card
       eval     Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text
       tasks    The tasks there are: what they measure, shots, data, licence
       score    Score given candidates: loss, correlation per sub-block and their sum, gradient norms
