@@ -107,6 +107,29 @@ fn walk(dir: &std::path::Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn a_padded_model_is_plain_and_computes_the_same() {
+    let place = Place::new();
+    place.done(&["prune", "tiny.yaml"]);
+    let export =
+        ["export", "runs/tiny", "--uniform-pad", "--to", "transformers,vllm,gguf:f32", "--out", "files", "--json"];
+    let report: Value = serde_json::from_slice(&place.done(&export).stdout).unwrap();
+    let loaders: Vec<_> =
+        report["exported"].as_array().unwrap().iter().map(|one| one["architecture"].as_str()).collect();
+    assert_eq!(loaders, [Some("the family's own class"), Some("the family's own class"), Some("llama")]);
+    let names: Vec<_> = fs::read_dir(place.path("files")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    let config = fs::read(place.path("files/tiny-padded-transformers/config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!((config.get("per_layer_config"), config.get("auto_map")), (None, None));
+    let loss = |model: &str| {
+        let output = place.done(&["eval", model, "--text", "text.txt", "--tokens", "2000", "--json"]);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["loss"].as_f64().unwrap()
+    };
+    let (own, padded) = (loss("runs/tiny/materialise"), loss("files/tiny-padded-transformers"));
+    assert!((own - padded).abs() < 1e-5, "{own} {padded}");
+}
+
+#[test]
 fn a_folder_for_vllm_is_read_back_as_the_same_model() {
     let place = Place::new();
     place.change("space: {", "space: { heads: false, groups: false, ");

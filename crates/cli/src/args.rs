@@ -162,6 +162,9 @@ pub(crate) struct ExportArgs {
     /// Layouts: transformers, vllm, gguf:f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q4_0; `gguf` is gguf:f16.
     #[arg(long, value_delimiter = ',', required = true, value_name = "TARGETS")]
     pub(crate) to: Vec<taper_pipeline::Target>,
+    /// Fill blocks that differ up with zeros until they are alike, for tools that know no other models. Costs what pruning saved.
+    #[arg(long)]
+    pub(crate) uniform_pad: bool,
     /// Folder for the results; by default `export` in the run's folder, else the model's name and `-export`.
     #[arg(long, short, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,

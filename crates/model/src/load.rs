@@ -60,6 +60,29 @@ impl Checkpoint {
         let values = stored(self, place)?.flatten_all().and_then(|flat| flat.to_dtype(DType::F32)?.to_vec1());
         values.map_err(candle("load")).map_err(at(place.to_string()))
     }
+
+    /// The bytes of one parameter as they lie in the file, row by row, little-endian, and their type.
+    ///
+    /// # Errors
+    /// As [`values`](Self::values).
+    pub fn raw(&self, place: Place) -> Result<(StoredType, &[u8])> {
+        let missing = || ModelError::MissingTensor { path: self.dir().to_owned(), tensor: place.to_string() };
+        let Stored { stored: kind, bytes, .. } = self.tensor(place).ok_or_else(missing)?;
+        // an exponent of ones is that of NaN and infinity; without branches, so that it is as fast as memory
+        let any = |all: &[u8]| match kind {
+            StoredType::F32 => {
+                all.chunks_exact(4).fold(false, |any, b| any | (b[3] & 0x7f == 0x7f && b[2] & 0x80 != 0))
+            }
+            StoredType::F16 => all.chunks_exact(2).fold(false, |any, b| any | (b[1] & 0x7c == 0x7c)),
+            StoredType::BF16 => {
+                all.chunks_exact(2).fold(false, |any, b| any | (b[1] & 0x7f == 0x7f && b[0] & 0x80 != 0))
+            }
+        };
+        if bytes.par_chunks(1 << 20).any(any) {
+            stored(self, place)?; // which says where
+        }
+        Ok((kind, bytes))
+    }
 }
 
 fn assemble_attention(

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use taper_base::Bytes;
 use taper_base::files::PendingDir;
-use taper_export::{Target, gguf, transformers, vllm};
+use taper_export::{Target, gguf, pad, transformers, vllm};
 use taper_hub::ModelSource;
 use taper_model::Checkpoint;
 
@@ -21,6 +21,8 @@ pub struct ExportRequest {
     pub model: String,
     /// Layouts.
     pub targets: Vec<Target>,
+    /// Whether blocks that differ are filled up with zeros until they are alike.
+    pub uniform_pad: bool,
     /// Folder for the results; none: `export` in a run's folder, else the model's name and `-export`.
     pub out: Option<PathBuf>,
 }
@@ -54,14 +56,23 @@ pub struct ExportReport {
 pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportReport, PipelineError> {
     let (source, run) = source(&request.model, console)?;
     let checkpoint = Checkpoint::open(&source)?;
-    request.targets.iter().try_for_each(|target| target.check(checkpoint.spec(), checkpoint.config()))?;
-    let name = name(&source, run.as_deref());
+    let spec = if request.uniform_pad { pad::padded(checkpoint.spec()) } else { checkpoint.spec().clone() };
+    request.targets.iter().try_for_each(|target| target.check(&spec, checkpoint.config()))?;
+    let mut name = name(&source, run.as_deref());
     let out = request.out.clone().unwrap_or_else(|| match &run {
         Some(run) => run.join("export"),
         None => PathBuf::from(format!("{name}-export")),
     });
     std::fs::create_dir_all(&out).map_err(io(&out))?;
     taper_base::files::sweep(&out).map_err(io(&out))?;
+    let padded = tempfile::Builder::new().prefix(".padded").tempdir_in(&out).map_err(io(&out))?; // as large as the result
+    let checkpoint = if request.uniform_pad {
+        name.push_str("-padded");
+        pad::write(&checkpoint, padded.path())?;
+        Checkpoint::open(padded.path())?
+    } else {
+        checkpoint
+    };
     let make = |target: &Target| write(*target, &checkpoint, (&out, &name), console);
     let exported: Vec<Exported> = request.targets.iter().map(make).collect::<Result<_, _>>()?;
     Ok(ExportReport { source, exported })

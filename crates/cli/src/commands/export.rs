@@ -9,7 +9,12 @@ use crate::args::{Args, ExportArgs, PublishArgs, VerifyArgs};
 use crate::render;
 
 pub(crate) fn export(args: &Args, given: &ExportArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
-    let request = ExportRequest { model: given.model.clone(), targets: given.to.clone(), out: given.out.clone() };
+    let request = ExportRequest {
+        model: given.model.clone(),
+        targets: given.to.clone(),
+        uniform_pad: given.uniform_pad,
+        out: given.out.clone(),
+    };
     let report = taper_pipeline::export(&request, console)?;
     print(args, &report, || render::exports(&report.exported))
 }

@@ -7,16 +7,17 @@ mod read;
 mod tokenizer;
 mod unpack;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use taper_arch::{BlockSpec, ModelSpec};
 use taper_base::files;
 use taper_base::progress::Progress;
-use taper_model::{Checkpoint, Parameter, Place};
+use taper_model::{Checkpoint, Parameter, Place, StoredType};
 
 use crate::ExportError;
 use arch::{EMPTY, rope_factors};
-use format::{aligned, write_header};
+use format::{ALIGNMENT, aligned, write_header};
 use quantize::{Role, encode};
 
 pub use arch::Arch;
@@ -74,7 +75,7 @@ pub fn write(checkpoint: &Checkpoint, mix: Mix, path: &Path, progress: &dyn Prog
                 }
             };
             out.write_all(&bytes)?;
-            out.write_all(&vec![0; aligned(bytes.len()) - bytes.len()])?;
+            out.write_all(&[0; ALIGNMENT as usize][..aligned(bytes.len()) - bytes.len()])?;
             progress.advance(1, &one.info.name);
         }
         Ok(())
@@ -92,7 +93,10 @@ fn name(checkpoint: &Checkpoint) -> String {
 }
 
 impl Planned {
-    fn bytes(&self, checkpoint: &Checkpoint) -> Result<Vec<u8>, ExportError> {
+    fn bytes<'a>(&self, checkpoint: &'a Checkpoint) -> Result<Cow<'a, [u8]>, ExportError> {
+        if let Some(bytes) = self.as_stored(checkpoint)? {
+            return Ok(bytes);
+        }
         let values = match &self.source {
             Source::One(place) => checkpoint.values(*place)?,
             Source::Pairs(place, heads) => pairs(&checkpoint.values(*place)?, *heads, checkpoint.spec().d_head),
@@ -105,16 +109,34 @@ impl Planned {
         };
         let columns = self.info.shape.last().copied().unwrap_or(1);
         let (tensor, kind) = (self.info.name.clone(), self.info.kind.name());
-        encode(&values, columns, self.info.kind).map_err(|cause| ExportError::Quantize {
-            tensor,
-            kind,
-            cause: Box::new(cause),
+        let encoded = encode(&values, columns, self.info.kind);
+        encoded.map(Cow::Owned).map_err(|cause| ExportError::Quantize { tensor, kind, cause: Box::new(cause) })
+    }
+
+    /// The bytes of the checkpoint, if they are in the kind wanted already.
+    fn as_stored<'a>(&self, checkpoint: &'a Checkpoint) -> Result<Option<Cow<'a, [u8]>>, ExportError> {
+        let same = |stored| {
+            matches!(
+                (stored, self.info.kind),
+                (StoredType::F32, Kind::F32) | (StoredType::F16, Kind::F16) | (StoredType::BF16, Kind::Bf16)
+            )
+        };
+        let raw = |place: Place| -> Result<Option<&'a [u8]>, ExportError> {
+            let (stored, bytes) = checkpoint.raw(place)?;
+            Ok(same(stored).then_some(bytes))
+        };
+        Ok(match &self.source {
+            Source::One(place) => raw(*place)?.map(Cow::Borrowed),
+            Source::Pairs(place, heads) => {
+                raw(*place)?.map(|bytes| Cow::Owned(pairs(bytes, *heads, checkpoint.spec().d_head)))
+            }
+            Source::Fused(_) | Source::Constant(_) | Source::Given(_) => None,
         })
     }
 }
 
 /// Rows of each of `heads` heads of `d_head`: halves, `0 1 2 … | d/2 …`, become pairs, `0 d/2 1 …`.
-fn pairs(values: &[f32], heads: usize, d_head: usize) -> Vec<f32> {
+fn pairs<T: Copy>(values: &[T], heads: usize, d_head: usize) -> Vec<T> {
     let row = values.len() / (heads * d_head).max(1);
     let mut out = Vec::with_capacity(values.len());
     for head in values.chunks_exact(row * d_head) {
