@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import pathlib
+import random
 import shutil
 import statistics
 import subprocess
@@ -104,13 +105,15 @@ def main():
     file = lambda target: out / f"model-{target.split(':')[1]}.gguf"
     works = {"copy": (copy, out / "copy"), "transformers": (lambda: export("transformers"), out / "model-transformers")}
     works["gguf:bf16"] = (lambda: export("gguf:bf16"), file("gguf:bf16"))
-    for target in args.types.split(","):
+    for target in filter(None, args.types.split(",")):
         works[target] = (lambda target=target: export(target), file(target))
         works[f"llama.cpp {target}"] = (lambda target=target: quantize(target), out / "theirs.gguf")
     times = {name: [] for name in works}
     export("gguf:bf16")
+    order = random.Random(0)
     for _ in range(args.rounds):
-        for name, (work, output) in works.items():
+        # in another order each time: what was written before is still on its way to the disk
+        for name, (work, output) in order.sample(list(works.items()), len(works)):
             times[name].append(timed(work, output))
             if name == "gguf:bf16" or name == "copy":
                 continue
