@@ -195,3 +195,28 @@ fn thirty_uploads_under_faults_end_whole_or_with_a_clear_error() {
     }
     assert!(whole >= 15 && failed >= 5, "{whole} whole, {failed} failed");
 }
+
+#[test]
+fn what_the_storage_has_is_not_sent_again() {
+    let place = Place::with_own_model();
+    let mut state = 1_u64; // xorshift: no chunk is there twice
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let big: Vec<u8> = (0..10_u32 << 20).flat_map(|_| next()).collect();
+    place.write("model/big.gguf", &big);
+    let server = Server::start(&[]);
+    server.remove_repository();
+    let publish = || taper(&place, &server, &["publish", "model", "--repo", "me/mine"]);
+    server.set_fault("/commit/", Fault::Refuse(403, "", "no"));
+    let output = publish().output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(server.take_stored() > big.len() && server.files().is_empty());
+    server.clear_faults();
+    done(publish());
+    assert_eq!(server.take_stored(), 0, "all of it was there");
+    assert!(server.files()["big.gguf"] == big);
+}
