@@ -1,6 +1,7 @@
 //! Which llama.cpp architecture holds a model, its keys, and how tensors lie in it.
 //!
-//! Blocks all alike: `llama`, `qwen2` or `qwen3`, whose graphs build every block by the sizes of the first. Blocks that differ:
+//! Blocks all alike: `llama`, `qwen2` (queries as wide as the model) or `qwen3`, whose graphs build every block by the sizes of the
+//! first. All else:
 //! `deci` (rotary pairs side by side, as in `llama`: rows of q and k are permuted), or, with q/k-norms, `openelm` (fused qkv, tied
 //! head). Rules that these do not say are in [`Arch::of`]. Source: llama.cpp as vendored in llama-cpp-python 0.3.36.
 
@@ -42,10 +43,10 @@ impl Arch {
         let alike = first.attention.is_some() && first.mlp.is_some() && spec.blocks.iter().all(|block| *block == first);
         let arch = match (spec.family, alike) {
             (Family::Llama | Family::Mistral, true) => Self::Llama,
-            (Family::Qwen2, true) => Self::Qwen2,
+            (Family::Qwen2, true) if square(spec, &first) => Self::Qwen2,
             (Family::Qwen3, true) => Self::Qwen3,
             (_, false) if spec.qk_norm => Self::OpenElm,
-            (_, false) => Self::Deci,
+            _ => Self::Deci,
         };
         arch.check(spec).map(|()| arch)
     }
@@ -116,6 +117,11 @@ impl Arch {
         }
         keys.into_iter().map(|(key, value)| (format!("{}.{key}", self.name()), value)).collect()
     }
+}
+
+/// Whether queries are as wide as the model: the graph of `qwen2` knows no other.
+fn square(spec: &ModelSpec, block: &BlockSpec) -> bool {
+    block.attention.is_some_and(|a| a.n_heads * spec.d_head == spec.d_model)
 }
 
 /// What each rotary frequency is divided by, if that is not the same for all: Llama 3's rule.

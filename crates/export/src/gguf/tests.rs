@@ -17,6 +17,7 @@ fn rules_say_which_architecture_holds_a_model_or_what_forbids_it() {
     let spec =
         |family, blocks: Vec<BlockSpec>| ModelSpec { family, blocks, qk_norm: family == Family::Qwen3, ..example() };
     let alike = vec![block(4, 2, 64); 3];
+    let narrow = vec![block(2, 2, 64); 3];
     let mut differ = alike.clone();
     differ[1] = block(2, 1, 32);
     let mut headless = alike.clone();
@@ -30,6 +31,9 @@ fn rules_say_which_architecture_holds_a_model_or_what_forbids_it() {
         (Family::Qwen3, &alike, Ok(Arch::Qwen3)),
         (Family::Llama, &differ, Ok(Arch::Deci)),
         (Family::Qwen2, &differ, Ok(Arch::Deci)),
+        (Family::Qwen2, &narrow, Ok(Arch::Deci)),
+        (Family::Llama, &narrow, Ok(Arch::Llama)),
+        (Family::Qwen3, &narrow, Ok(Arch::Qwen3)),
         (Family::Llama, &later, Ok(Arch::Deci)),
         (Family::Llama, &headless, Err("deci takes sizes from the first block's attention, and block 0 has none")),
         (Family::Qwen3, &differ, Err("openelm has no head of its own, and the model's is not tied")),
