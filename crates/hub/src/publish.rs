@@ -180,14 +180,17 @@ pub fn licence(source: &ModelSource) -> Result<Option<String>, HubError> {
     Remote::<RepoTypeModel>::new(&settings, at, staging.path())?.licence()
 }
 
-/// All files of the folder `dir`, folders in it included, by their path in it. Links are followed; hidden files are left out.
+/// Folders in folders that are looked into: a link may lead back.
+const DEEPEST: usize = 4;
+
+/// All files of the folder `dir` and of folders in it, by their path in it. Links are followed; hidden files are left out.
 ///
 /// # Errors
 /// If a folder cannot be read.
 pub fn files_of(dir: &Path) -> Result<BTreeMap<String, Content>, HubError> {
     let mut files = BTreeMap::new();
-    let mut open = vec![(String::new(), dir.to_owned())];
-    while let Some((prefix, dir)) = open.pop() {
+    let mut open = vec![(String::new(), dir.to_owned(), 0)];
+    while let Some((prefix, dir, depth)) = open.pop() {
         for entry in std::fs::read_dir(&dir).map_err(HubError::io(&dir))? {
             let path = entry.map_err(HubError::io(&dir))?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -196,7 +199,9 @@ pub fn files_of(dir: &Path) -> Result<BTreeMap<String, Content>, HubError> {
             }
             let inside = format!("{prefix}{name}");
             if path.is_dir() {
-                open.push((inside + "/", path));
+                if depth < DEEPEST {
+                    open.push((inside + "/", path, depth + 1));
+                }
             } else {
                 files.insert(inside, Content::File(path));
             }

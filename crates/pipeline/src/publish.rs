@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use taper_arch::Architecture;
 use taper_base::Bytes;
+use taper_export::transformers::COPIED;
 use taper_hub::{Content, ModelSource, Publication, Published, files_of};
 use taper_model::Checkpoint;
 
@@ -50,9 +51,6 @@ pub struct PublishReport {
     pub published: Option<Published>,
 }
 
-/// Files of a run that concern this machine alone.
-const OWN: [&str; 1] = ["key.json"];
-
 /// Publishes a result.
 ///
 /// # Errors
@@ -61,7 +59,7 @@ pub fn publish(request: &PublishRequest, console: &dyn Console) -> Result<Publis
     let (folder, run) = source(&request.model, console)?;
     let checkpoint = Checkpoint::open(&folder)?;
     let mut files = files_of(&folder)?;
-    files.retain(|name, _| !OWN.contains(&name.as_str()));
+    files.retain(|name, _| is_of_checkpoint(name));
     let mut ggufs = Vec::new();
     if let Some(exports) = run.as_ref().map(|run| run.join(Stage::Export.name())).filter(|exports| exports.is_dir()) {
         for (name, content) in files_of(&exports)? {
@@ -100,7 +98,9 @@ pub fn publish(request: &PublishRequest, console: &dyn Console) -> Result<Publis
         healed: folder.join("heal.json").is_file(),
     };
     let card = card.text();
-    files.insert("README.md".to_owned(), Content::Text(card.clone()));
+    if run.is_some() || !files.contains_key("README.md") {
+        files.insert("README.md".to_owned(), Content::Text(card.clone())); // else somebody has written one
+    }
     let sizes = files.iter().map(|(name, content)| Ok((name.clone(), content.bytes()?)));
     let sizes: BTreeMap<String, Bytes> = sizes.collect::<Result<_, taper_hub::HubError>>()?;
     let name = run.as_deref().unwrap_or(&folder).file_name().map(|name| name.to_string_lossy().into_owned());
@@ -108,6 +108,13 @@ pub fn publish(request: &PublishRequest, console: &dyn Console) -> Result<Publis
     let wanted = Publication { repo: request.repo.clone(), private: request.private, message, files, stale: is_ours };
     let published = (!request.dry_run).then(|| taper_hub::publish(&wanted, console)).transpose()?;
     Ok(PublishReport { source: folder, files: sizes, card, published })
+}
+
+/// Whether a file belongs to a checkpoint, taper's or not: whatever else lies in its folder stays at home.
+fn is_of_checkpoint(path: &str) -> bool {
+    const NAMES: [&str; 5] =
+        ["README.md", "architecture.json", "config.json", "preprocessor_config.json", "taper.lock"];
+    is_ours(path) || NAMES.contains(&path) || COPIED.contains(&path)
 }
 
 /// Whether a file is of those that taper writes: such a one of an earlier publishing would lie beside another model.

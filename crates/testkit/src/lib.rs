@@ -214,7 +214,7 @@ mod tests {
         for other in ["a/mod.rs", "a/tests.rs", "a/loss_tests.rs", "a/notes.md", "a/golden"] {
             assert_eq!(name(other, false), None, "{other}");
         }
-        assert_eq!(method_files(env!("CARGO_MANIFEST_DIR"), "src"), ["lib"]);
+        assert_eq!(method_files(env!("CARGO_MANIFEST_DIR"), "src"), ["hub", "lib"]);
     }
 
     #[test]
