@@ -77,6 +77,16 @@ fn a_result_arrives_whole_and_a_second_time_sends_nothing() {
     wanted.insert("notes.md".to_owned(), b"mine".to_vec());
     assert!(server.files() == wanted);
 
+    // an export from before the checkpoint may be of another one
+    let old = fs::File::options().append(true).open(place.path("runs/tiny/export/tiny-q8_0.gguf")).unwrap();
+    old.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let output = publish(&[]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(
+        output.status.code() == Some(2) && said.contains("it is older than the checkpoint: export it again"),
+        "{said}"
+    );
+
     let inspected = text(&done(taper(&place, &server, &["inspect", "me/tiny", "--json"])).stdout);
     let local = text(&place.done(&["inspect", "runs/tiny/materialise", "--json"]).stdout);
     let blocks = |text: &str| serde_json::from_str::<Value>(text).unwrap()["blocks"].clone();

@@ -64,6 +64,7 @@ pub fn publish(request: &PublishRequest, console: &dyn Console) -> Result<Publis
     if let Some(exports) = run.as_ref().map(|run| run.join(Stage::Export.name())).filter(|exports| exports.is_dir()) {
         for (name, content) in files_of(&exports)? {
             if name.ends_with(".gguf") && !name.contains('/') {
+                not_older(&exports.join(&name), &folder.join("key.json"))?;
                 ggufs.push((name.clone(), content.bytes()?));
                 files.insert(name, content);
             }
@@ -108,6 +109,18 @@ pub fn publish(request: &PublishRequest, console: &dyn Console) -> Result<Publis
     let wanted = Publication { repo: request.repo.clone(), private: request.private, message, files, stale: is_ours };
     let published = (!request.dry_run).then(|| taper_hub::publish(&wanted, console)).transpose()?;
     Ok(PublishReport { source: folder, files: sizes, card, published })
+}
+
+/// An export of an earlier result must not be published beside this one.
+fn not_older(export: &Path, made: &Path) -> Result<(), PipelineError> {
+    let time = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified());
+    match (time(export), time(made)) {
+        (Ok(export_time), Ok(made)) if export_time < made => {
+            let reason = "it is older than the checkpoint: export it again, or remove it".to_owned();
+            Err(PipelineError::Content { path: export.to_owned(), reason })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a file belongs to a checkpoint, taper's or not: whatever else lies in its folder stays at home.
