@@ -61,13 +61,16 @@ impl Checkpoint {
         values.map_err(candle("load")).map_err(at(place.to_string()))
     }
 
-    /// The bytes of one parameter as they lie in the file, row by row, little-endian, and their type.
+    /// The bytes of one parameter as they lie in the file, row by row, little-endian, if they are of the type `wanted`.
     ///
     /// # Errors
     /// As [`values`](Self::values).
-    pub fn raw(&self, place: Place) -> Result<(StoredType, &[u8])> {
+    pub fn raw(&self, place: Place, wanted: StoredType) -> Result<Option<&[u8]>> {
         let missing = || ModelError::MissingTensor { path: self.dir().to_owned(), tensor: place.to_string() };
         let Stored { stored: kind, bytes, .. } = self.tensor(place).ok_or_else(missing)?;
+        if kind != wanted {
+            return Ok(None); // before all of it is looked at
+        }
         // an exponent of ones is that of NaN and infinity; without branches, so that it is as fast as memory
         let any = |all: &[u8]| match kind {
             StoredType::F32 => {
@@ -81,7 +84,7 @@ impl Checkpoint {
         if bytes.par_chunks(1 << 20).any(any) {
             stored(self, place)?; // which says where
         }
-        Ok((kind, bytes))
+        Ok(Some(bytes))
     }
 }
 

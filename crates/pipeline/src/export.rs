@@ -11,7 +11,7 @@ use taper_hub::ModelSource;
 use taper_model::Checkpoint;
 
 use crate::error::io;
-use crate::stages::{read_json, write_json};
+use crate::stages::{read_key, write_json};
 use crate::{Console, PipelineError, Stage};
 
 /// What to export, to where.
@@ -65,13 +65,15 @@ pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportRe
     });
     std::fs::create_dir_all(&out).map_err(io(&out))?;
     taper_base::files::sweep(&out).map_err(io(&out))?;
-    let padded = tempfile::Builder::new().prefix(".padded").tempdir_in(&out).map_err(io(&out))?; // as large as the result
-    let checkpoint = if request.uniform_pad {
-        name.push_str("-padded");
-        pad::write(&checkpoint, padded.path())?;
-        Checkpoint::open(padded.path())?
-    } else {
-        checkpoint
+    let padded = request.uniform_pad.then(|| tempfile::Builder::new().prefix(".padded").tempdir_in(&out));
+    let padded = padded.transpose().map_err(io(&out))?; // as large as the result
+    let checkpoint = match &padded {
+        Some(padded) => {
+            name.push_str("-padded");
+            pad::write(&checkpoint, padded.path())?;
+            Checkpoint::open(padded.path())?
+        }
+        None => checkpoint,
     };
     let make = |target: &Target| write(*target, &checkpoint, (&out, &name), console);
     let exported: Vec<Exported> = request.targets.iter().map(make).collect::<Result<_, _>>()?;
@@ -167,12 +169,8 @@ pub(crate) fn source(model: &str, console: &dyn Console) -> Result<(PathBuf, Opt
 
 /// Whether `healed` was trained from `pruned` as it is now, and not from what an earlier recipe made.
 fn is_of(healed: &Path, pruned: &Path) -> Result<bool, PipelineError> {
-    let [healed, pruned] = [healed, pruned].map(|folder| folder.join("key.json"));
-    if !healed.is_file() || !pruned.is_file() {
-        return Ok(false);
-    }
-    let (healed, pruned): (Value, Value) = (read_json(&healed)?, read_json(&pruned)?);
-    Ok(healed["inputs"]["materialise"] == pruned["key"])
+    let (healed, pruned) = (read_key(healed)?, read_key(pruned)?);
+    Ok(!healed.is_null() && !pruned.is_null() && healed["inputs"]["materialise"] == pruned["key"])
 }
 
 /// What files are called after: the run, or the model.

@@ -16,7 +16,7 @@ use taper_model::Checkpoint;
 use crate::export::source;
 use crate::plot::kept_plot;
 use crate::stages::evaluate::Evaluation;
-use crate::stages::read_json;
+use crate::stages::{read_json, read_key};
 use crate::verify::Verified;
 use crate::{Console, PipelineError, Stage};
 use card::Card;
@@ -174,10 +174,7 @@ impl Found {
             found.whole = Some(Architecture::whole(parent.spec()))
                 .filter(|whole| found.kept.as_ref().is_some_and(|kept| kept.blocks.len() == whole.blocks.len()));
         }
-        let key = |stage: Stage| -> Result<Value, PipelineError> {
-            let path = run.join(stage.name()).join("key.json");
-            if path.is_file() { read_json(&path) } else { Ok(Value::Null) }
-        };
+        let key = |stage: Stage| read_key(&run.join(stage.name()));
         // results of what was there before are not this checkpoint's
         let (judged, pruned, healed) = (key(Stage::Eval)?, key(Stage::Materialise)?, key(Stage::Heal)?);
         let inputs = &judged["inputs"];

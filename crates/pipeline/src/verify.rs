@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use taper_base::rng::{RngExt, stream};
 use taper_model::{Batch, Checkpoint, Decoder, Model, greedy};
 
 use crate::error::io;
 use crate::export::source;
-use crate::stages::{read_json, write_json};
+use crate::stages::{read_key, write_json};
 use crate::{Console, PipelineError, Stage};
 
 const DRIVER: &str = include_str!("verify/driver.py");
@@ -108,13 +108,6 @@ pub(crate) struct Verified {
 /// Where that is, in the run's folder.
 pub(crate) const FILE: &str = "verify.json";
 
-/// The key of the stage that made `folder`.
-fn key_of(folder: &Path) -> Result<Option<String>, PipelineError> {
-    let path = folder.join("key.json");
-    let key = if path.is_file() { read_json::<Value>(&path)? } else { Value::Null };
-    Ok(key["key"].as_str().map(str::to_owned))
-}
-
 impl Loaded {
     /// Whether this is a result that must not be.
     pub fn missed(&self) -> bool {
@@ -164,7 +157,7 @@ pub fn verify(request: &VerifyRequest, console: &dyn Console) -> Result<Vec<Load
         all.push(Loaded { engine: engine.to_owned(), path, verdict });
     }
     if let Some(run) = run {
-        let key = key_of(&folder)?;
+        let key = read_key(&folder)?["key"].as_str().map(str::to_owned);
         write_json(&run.join(FILE), &Verified { key, engines: all.clone() })?;
     }
     Ok(all)

@@ -115,20 +115,17 @@ impl Planned {
 
     /// The bytes of the checkpoint, if they are in the kind wanted already.
     fn as_stored<'a>(&self, checkpoint: &'a Checkpoint) -> Result<Option<Cow<'a, [u8]>>, ExportError> {
-        let same = |stored| {
-            matches!(
-                (stored, self.info.kind),
-                (StoredType::F32, Kind::F32) | (StoredType::F16, Kind::F16) | (StoredType::BF16, Kind::Bf16)
-            )
-        };
-        let raw = |place: Place| -> Result<Option<&'a [u8]>, ExportError> {
-            let (stored, bytes) = checkpoint.raw(place)?;
-            Ok(same(stored).then_some(bytes))
+        let wanted = match self.info.kind {
+            Kind::F32 => StoredType::F32,
+            Kind::F16 => StoredType::F16,
+            Kind::Bf16 => StoredType::BF16,
+            _ => return Ok(None),
         };
         Ok(match &self.source {
-            Source::One(place) => raw(*place)?.map(Cow::Borrowed),
+            Source::One(place) => checkpoint.raw(*place, wanted)?.map(Cow::Borrowed),
             Source::Pairs(place, heads) => {
-                raw(*place)?.map(|bytes| Cow::Owned(pairs(bytes, *heads, checkpoint.spec().d_head)))
+                let bytes = checkpoint.raw(*place, wanted)?;
+                bytes.map(|bytes| Cow::Owned(pairs(bytes, *heads, checkpoint.spec().d_head)))
             }
             Source::Fused(_) | Source::Constant(_) | Source::Given(_) => None,
         })

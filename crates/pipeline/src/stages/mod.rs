@@ -23,6 +23,12 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, PipelineE
     serde_json::from_slice(&bytes).map_err(refuse)
 }
 
+/// What the stage that made `folder` left of its key, `key` and `inputs`; null where no stage did.
+pub(crate) fn read_key(folder: &Path) -> Result<serde_json::Value, PipelineError> {
+    let path = folder.join("key.json");
+    if path.is_file() { read_json(&path) } else { Ok(serde_json::Value::Null) }
+}
+
 pub(crate) fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), PipelineError> {
     taper_base::files::write_json(path, value).map_err(io(path))
 }
