@@ -239,6 +239,41 @@ fn wrong_targets_and_models_are_told() {
 }
 
 #[test]
+fn a_recipe_that_pads_keeps_its_freedom() {
+    let place = Place::new();
+    let tiny = fs::read_to_string(place.path("tiny.yaml")).unwrap();
+    place.write("pads.yaml", format!("{tiny}\nexport: {{targets: [vllm, gguf:f16], uniform_pad: true}}\n").as_bytes());
+    let checked = text(&place.done(&["check", "pads.yaml"]).stdout);
+    assert!(!checked.contains("export.targets: vllm sets"), "{checked}");
+    place.done(&["run", "pads.yaml"]);
+    let folder = place.path("runs/tiny/export");
+    let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["key.json", "tiny-padded-f16.gguf", "tiny-padded-vllm"]);
+    let own = fs::read_to_string(place.path("runs/tiny/materialise/config.json")).unwrap();
+    let padded = fs::read_to_string(folder.join("tiny-padded-vllm/config.json")).unwrap();
+    assert!(own.contains("per_layer_config") && !padded.contains("per_layer_config"), "{padded}");
+    let again = text(&place.done(&["run", "pads.yaml"]).stderr);
+    assert!(!again.contains("transformers"), "{again}");
+}
+
+#[test]
+fn every_export_is_verified_in_its_engine() {
+    let (place, python) = place(r#"echo '{"absent": "No module"}'"#);
+    for target in ["transformers", "vllm", "gguf:f16"] {
+        place.done(&["export", "./model", "--to", target, "--out", "files"]);
+    }
+    place.write("files/notes.txt", b"not an export");
+    let output = place.output(&["verify", "./model", "--exports", "files", "--python", python.to_str().unwrap(), "--json"]);
+    let found: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let engines: Vec<_> = found.iter().map(|one| one["engine"].as_str().unwrap()).collect();
+    assert_eq!(engines, ["transformers", "llama.cpp", "transformers", "vllm"]);
+    assert_eq!(found[3]["help"], "pip install vllm, on a machine with a GPU");
+    let asked: Value = serde_json::from_slice(&fs::read(place.path("asked.json")).unwrap()).unwrap();
+    assert_eq!((asked["engine"].as_str(), asked["options"].to_string()), (Some("vllm"), "{}".to_owned()));
+}
+
+#[test]
 fn an_absent_engine_is_said_and_how_to_install_it() {
     let (place, python) = place(r#"echo chatter; echo '{"absent": "No module named torch"}'"#);
     let output = place.output(&["verify", "./model", "--python", python.to_str().unwrap()]);

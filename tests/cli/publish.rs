@@ -206,17 +206,43 @@ fn thirty_uploads_under_faults_end_whole_or_with_a_clear_error() {
     assert!(whole >= 15 && failed >= 5, "{whole} whole, {failed} failed");
 }
 
-#[test]
-fn what_the_storage_has_is_not_sent_again() {
-    let place = Place::with_own_model();
-    let mut state = 1_u64; // xorshift: no chunk is there twice
+/// Bytes that no chunk repeats, by xorshift.
+fn noise(megabytes: usize) -> Vec<u8> {
+    let mut state = 1_u64;
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state.to_le_bytes()
     };
-    let big: Vec<u8> = (0..10_u32 << 20).flat_map(|_| next()).collect();
+    (0..megabytes << 17).flat_map(|_| next()).collect()
+}
+
+#[test]
+fn an_upload_that_breaks_costs_the_piece_under_way() {
+    let place = Place::with_own_model();
+    let big = noise(200);
+    place.write("model/big.gguf", &big);
+    let server = Server::start(&[]);
+    server.remove_repository();
+    let publish = || taper(&place, &server, &["publish", "model", "--repo", "me/mine"]);
+    server.set_fault_after("/v1/shards", Fault::Refuse(403, "", "no"), 1); // the first piece has its index
+    let output = publish().output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("model me/mine at revision main"), "{}", text(&output.stderr));
+    let first = server.take_stored();
+    assert!(first > big.len() && server.files().is_empty(), "{first}");
+    server.clear_faults();
+    done(publish());
+    let (rest, second) = (big.len() - (128 << 20), server.take_stored());
+    assert!(second < rest / 100 * 103, "{second} of {} once more, {rest} were not there", big.len()); // blocks have heads
+    assert!(server.files()["big.gguf"] == big);
+}
+
+#[test]
+fn what_the_storage_has_is_not_sent_again() {
+    let place = Place::with_own_model();
+    let big = noise(80);
     place.write("model/big.gguf", &big);
     let server = Server::start(&[]);
     server.remove_repository();

@@ -195,7 +195,7 @@ pub(crate) struct PublishArgs {
 pub(crate) struct VerifyArgs {
     /// A run's folder (its healed or pruned checkpoint), a checkpoint's folder, Hub id or id@revision.
     pub(crate) model: String,
-    /// Folder with .gguf files; by default `export` in the run's folder.
+    /// Folder with exports (.gguf files, folders for transformers and vLLM); by default `export` in the run's folder.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) exports: Option<PathBuf>,
     /// The Python that has the engines.

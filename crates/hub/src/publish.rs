@@ -1,8 +1,8 @@
 //! The other way: files of this machine become one commit of a repository on the Hub.
 //!
-//! Large files go by the Hub's chunked storage first, the client's own retries included, and the commit that names them comes
-//! last: until then readers see what was there before, and a publishing that breaks leaves nothing half. Files that the
-//! repository has already, by size and digest, are not sent; chunks that the storage has already are not either.
+//! Large files go by the Hub's chunked storage first, piece by piece, the client's own retries included, and the commit that names
+//! them comes last: until then readers see what was there before, and a publishing that breaks leaves nothing half. Files that
+//! the repository has already, by size and digest, are not sent; chunks that the storage has already are not either.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -52,6 +52,14 @@ impl Content {
         match self {
             Self::File(path) => std::fs::metadata(path).map(|found| Bytes(found.len())).map_err(HubError::io(path)),
             Self::Text(text) => Ok(Bytes(text.len() as u64)),
+        }
+    }
+
+    /// The file, with its size, if it is one.
+    fn file(&self) -> Option<Result<(PathBuf, u64), HubError>> {
+        match self {
+            Self::File(path) => Some(self.bytes().map(|bytes| (path.clone(), bytes.0))),
+            Self::Text(_) => None,
         }
     }
 
@@ -116,9 +124,9 @@ impl HubSettings {
         if self.offline {
             return Err(HubError::Offline { at: at.boxed() });
         }
-        if self.token.is_none() {
+        let Some(token) = &self.token else {
             return Err(HubError::NoToken { at: at.boxed() });
-        }
+        };
         wanted.files.values().try_for_each(|content| content.bytes().map(drop))?; // before anything is asked
         let staging = tempfile::tempdir().map_err(HubError::io(&std::env::temp_dir()))?;
         let remote = Remote::<RepoTypeModel>::new(self, at.clone(), staging.path())?;
@@ -151,7 +159,10 @@ impl HubSettings {
             progress.advance(done.min(total).saturating_sub(told.get()), "");
             told.set(told.get().max(done.min(total)));
         };
-        let committed = remote.commit_files(operations, (&wanted.message, &head), &tell);
+        let files: Result<Vec<_>, HubError> = sent.iter().filter_map(|path| wanted.files[path].file()).collect();
+        let committed = remote
+            .send_ahead(&files?, token, &tell)
+            .and_then(|()| remote.commit_files(operations, (&wanted.message, &head), &tell));
         progress.end();
         Ok(Published { url, commit: Some(committed?), sent, unchanged, removed })
     }

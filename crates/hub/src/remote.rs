@@ -1,5 +1,6 @@
 //! Questions to the Hub, and what its refusals mean.
 
+mod ahead;
 mod upload;
 
 use std::ops::Range;
@@ -39,6 +40,7 @@ pub(crate) struct Entry {
 
 /// One repository on the Hub.
 pub(crate) struct Remote<T: RepoType> {
+    endpoint: String,
     client: HFClientSync,
     repository: HFRepositorySync<T>,
     at: Location,
@@ -60,10 +62,13 @@ impl<T: RepoType> Remote<T> {
             builder = builder.endpoint(endpoint);
         }
         let has_token = token.is_some();
-        let client = builder.build_sync().map_err(|cause| explain(at.boxed(), has_token, cause))?;
+        let explained = |cause| explain(at.boxed(), has_token, cause);
+        let client = builder.build().map_err(explained)?;
+        let endpoint = client.endpoint().to_owned();
+        let client = HFClientSync::from_inner(client).map_err(explained)?;
         let (owner, name) = split_id(&at.id);
         let repository = client.repository(T::default(), owner, name);
-        Ok(Self { client, repository, at, has_token })
+        Ok(Self { endpoint, client, repository, at, has_token })
     }
 
     /// The files at the top of the repository.
@@ -93,7 +98,7 @@ impl<T: RepoType> Remote<T> {
         let counter = Arc::new(Counter(AtomicU64::new(0)));
         let request = self.repository.download_file_to_bytes().filename(file).revision(commit).maybe_range(range);
         let request = request.progress(Arc::clone(&counter));
-        let got = watched(&counter, report, move || request.send());
+        let got = watched(&|| counter.seen(), report, move || request.send());
         got.map(Vec::from).map_err(|cause| explain(self.at.file(file), self.has_token, cause))
     }
 
@@ -128,12 +133,8 @@ fn entry(listed: RepoTreeEntry) -> Option<Entry> {
     }
 }
 
-/// Runs the transfer `work` and tells `report` on the way how many bytes `counter` has seen.
-fn watched<R: Send>(
-    counter: &Counter,
-    report: &dyn Fn(u64),
-    work: impl FnOnce() -> Result<R, HFError> + Send,
-) -> Result<R, HFError> {
+/// Runs the transfer `work` and tells `report` on the way how many bytes it has `seen`.
+fn watched<R: Send>(seen: &dyn Fn() -> u64, report: &dyn Fn(u64), work: impl FnOnce() -> R + Send) -> R {
     let (running, over) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let worker = scope.spawn(move || {
@@ -141,7 +142,7 @@ fn watched<R: Send>(
             work()
         });
         while over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-            report(counter.0.load(Ordering::Relaxed));
+            report(seen());
         }
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
@@ -149,6 +150,12 @@ fn watched<R: Send>(
 
 /// The most bytes seen of a transfer.
 struct Counter(AtomicU64);
+
+impl Counter {
+    fn seen(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl ProgressHandler for Counter {
     fn on_progress(&self, event: &ProgressEvent) {

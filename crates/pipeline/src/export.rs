@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
+use taper_arch::ModelSpec;
 use taper_base::Bytes;
 use taper_base::files::PendingDir;
 use taper_export::{Target, gguf, pad, transformers, vllm};
@@ -56,64 +57,78 @@ pub struct ExportReport {
 pub fn export(request: &ExportRequest, console: &dyn Console) -> Result<ExportReport, PipelineError> {
     let (source, run) = source(&request.model, console)?;
     let checkpoint = Checkpoint::open(&source)?;
-    let spec = if request.uniform_pad { pad::padded(checkpoint.spec()) } else { checkpoint.spec().clone() };
-    request.targets.iter().try_for_each(|target| target.check(&spec, checkpoint.config()))?;
-    let mut name = name(&source, run.as_deref());
+    let name = name(&source, run.as_deref());
     let out = request.out.clone().unwrap_or_else(|| match &run {
         Some(run) => run.join("export"),
         None => PathBuf::from(format!("{name}-export")),
     });
+    let form = Form::of(&checkpoint, name, request.uniform_pad);
+    request.targets.iter().try_for_each(|target| target.check(&form.spec, checkpoint.config()))?;
     std::fs::create_dir_all(&out).map_err(io(&out))?;
     taper_base::files::sweep(&out).map_err(io(&out))?;
-    let padded = request.uniform_pad.then(|| tempfile::Builder::new().prefix(".padded").tempdir_in(&out));
-    let padded = padded.transpose().map_err(io(&out))?; // as large as the result
-    let checkpoint = match &padded {
-        Some(padded) => {
-            name.push_str("-padded");
-            pad::write(&checkpoint, padded.path())?;
-            Checkpoint::open(padded.path())?
-        }
-        None => checkpoint,
-    };
-    let make = |target: &Target| write(*target, &checkpoint, (&out, &name), console);
-    let exported: Vec<Exported> = request.targets.iter().map(make).collect::<Result<_, _>>()?;
+    let exported = form.write(&checkpoint, &request.targets, &out, console)?;
     Ok(ExportReport { source, exported })
 }
 
-/// Writes one layout of `checkpoint` into the folder `out`.
-pub(crate) fn write(
-    target: Target,
-    checkpoint: &Checkpoint,
-    (out, name): (&Path, &str),
-    console: &dyn Console,
-) -> Result<Exported, PipelineError> {
-    let path = path(target, (out, name));
-    match target {
-        Target::Gguf(mix) => gguf::write(checkpoint, mix, &path, console).map(drop)?,
-        Target::Transformers => folder(checkpoint, None, &path)?,
-        Target::Vllm => folder(checkpoint, target.deci(checkpoint.spec(), checkpoint.config())?, &path)?,
+/// In which form a checkpoint is exported, and under which name.
+pub(crate) struct Form {
+    spec: ModelSpec,
+    name: String,
+    padded: bool,
+}
+
+impl Form {
+    /// As it is, or with blocks that differ filled up.
+    pub(crate) fn of(checkpoint: &Checkpoint, name: String, padded: bool) -> Self {
+        if padded {
+            Self { spec: pad::padded(checkpoint.spec()), name: name + "-padded", padded }
+        } else {
+            Self { spec: checkpoint.spec().clone(), name, padded }
+        }
     }
-    Exported::of(target, checkpoint, (out, name))
-}
 
-/// Where a layout lies in `out`.
-fn path(target: Target, (out, name): (&Path, &str)) -> PathBuf {
-    out.join(match target {
-        Target::Gguf(mix) => format!("{name}-{}.gguf", mix.name()),
-        Target::Transformers | Target::Vllm => format!("{name}-{}", target.name()),
-    })
-}
-
-impl Exported {
-    /// What lies in `out` of `checkpoint`.
-    pub(crate) fn of(
-        target: Target,
+    /// Writes all layouts into the folder `out`.
+    pub(crate) fn write(
+        &self,
         checkpoint: &Checkpoint,
-        (out, name): (&Path, &str),
-    ) -> Result<Self, PipelineError> {
-        let (spec, path) = (checkpoint.spec(), path(target, (out, name)));
-        let architecture = target.loader(spec, checkpoint.config())?;
-        Ok(Self { target: target.name(), bytes: size(&path)?, path, architecture })
+        targets: &[Target],
+        out: &Path,
+        console: &dyn Console,
+    ) -> Result<Vec<Exported>, PipelineError> {
+        let place = self.padded.then(|| tempfile::Builder::new().prefix(".padded").tempdir_in(out));
+        let place = place.transpose().map_err(io(out))?; // as large as the result
+        let padded = place.as_ref().map(|place| {
+            pad::write(checkpoint, place.path())?;
+            Ok::<_, PipelineError>(Checkpoint::open(place.path())?)
+        });
+        let padded = padded.transpose()?;
+        let checkpoint = padded.as_ref().unwrap_or(checkpoint);
+        let make = |target: &Target| {
+            let path = self.path(*target, out);
+            match target {
+                Target::Gguf(mix) => gguf::write(checkpoint, *mix, &path, console).map(drop)?,
+                Target::Transformers => folder(checkpoint, None, &path)?,
+                Target::Vllm => folder(checkpoint, target.deci(&self.spec, checkpoint.config())?, &path)?,
+            }
+            self.exported(*target, checkpoint.config(), out)
+        };
+        targets.iter().map(make).collect()
+    }
+
+    /// Where a layout lies in `out`.
+    fn path(&self, target: Target, out: &Path) -> PathBuf {
+        let name = &self.name;
+        out.join(match target {
+            Target::Gguf(mix) => format!("{name}-{}.gguf", mix.name()),
+            Target::Transformers | Target::Vllm => format!("{name}-{}", target.name()),
+        })
+    }
+
+    /// What lies in `out` of a checkpoint whose `config.json` was `config`.
+    pub(crate) fn exported(&self, target: Target, config: &Value, out: &Path) -> Result<Exported, PipelineError> {
+        let path = self.path(target, out);
+        let architecture = target.loader(&self.spec, config)?;
+        Ok(Exported { target: target.name(), bytes: size(&path)?, path, architecture })
     }
 }
 

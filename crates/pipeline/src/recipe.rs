@@ -124,8 +124,14 @@ impl Recipe {
     /// If one of them cannot hold the model at all.
     pub fn space_of(&self, spec: &ModelSpec) -> Result<(SearchSpace, Vec<Narrowed>), ExportError> {
         let (mut space, mut told) = (self.space, Vec::new());
+        let padded = self.export.as_ref().is_some_and(|part| part.uniform_pad);
         for target in self.export.iter().flat_map(|part| &part.targets) {
-            told.extend(target.narrow(&mut space, spec)?);
+            let mut narrow = space;
+            let rules = target.narrow(&mut narrow, spec)?;
+            if !padded {
+                space = narrow;
+                told.extend(rules);
+            }
         }
         Ok((space, told))
     }

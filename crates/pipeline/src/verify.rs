@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use taper_base::rng::{RngExt, stream};
+use taper_export::{Target, vllm};
 use taper_model::{Batch, Checkpoint, Decoder, Model, greedy};
 
 use crate::error::io;
@@ -21,13 +22,15 @@ const SEQUENCES: usize = 4;
 const LENGTH: usize = 48;
 const PROMPT: usize = 8;
 const GENERATE: usize = 64;
+/// Numbers that are asked of vLLM, if one sequence has no more.
+const VLLM_NUMBERS: usize = 4 << 20;
 
 /// What to verify.
 #[derive(Debug, Clone)]
 pub struct VerifyRequest {
     /// A run's folder, a checkpoint's, or a Hub id.
     pub model: String,
-    /// Folder of GGUF files; none: `export` in a run's folder.
+    /// Folder of exports; none: `export` in a run's folder.
     pub exports: Option<PathBuf>,
     /// The Python that has the engines.
     pub python: PathBuf,
@@ -36,7 +39,7 @@ pub struct VerifyRequest {
 /// One engine on one layout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Loaded {
-    /// `transformers` or `llama.cpp`.
+    /// `transformers`, `llama.cpp` or `vllm`.
     pub engine: String,
     /// The layout's file or folder.
     pub path: PathBuf,
@@ -141,16 +144,15 @@ pub fn verify(request: &VerifyRequest, console: &dyn Console) -> Result<Vec<Load
     let checkpoint = Checkpoint::open(&folder)?;
     let own = Own::of(&checkpoint)?;
     let exports = request.exports.clone().or_else(|| run.as_ref().map(|run| run.join(Stage::Export.name())));
-    let mut files = Vec::new();
+    let mut layouts = Vec::new();
     if let Some(exports) = exports.filter(|exports| exports.is_dir()) {
         for entry in std::fs::read_dir(&exports).map_err(io(&exports))? {
             let path = entry.map_err(io(&exports))?.path();
-            files.extend(Some(path).filter(|path| path.extension().is_some_and(|end| end == "gguf")));
+            layouts.extend(engine(&path).map(|engine| (engine, path)));
         }
     }
-    files.sort();
-    let layouts =
-        [("transformers", folder.clone())].into_iter().chain(files.into_iter().map(|path| ("llama.cpp", path)));
+    layouts.sort();
+    layouts.insert(0, ("transformers", folder.clone()));
     let mut all = Vec::new();
     for (engine, path) in layouts {
         let verdict = own.compare(request, (engine, &path))?;
@@ -161,6 +163,27 @@ pub fn verify(request: &VerifyRequest, console: &dyn Console) -> Result<Vec<Load
         write_json(&run.join(FILE), &Verified { key, engines: all.clone() })?;
     }
     Ok(all)
+}
+
+/// Which engine an export is for.
+fn engine(path: &Path) -> Option<&'static str> {
+    let name = path.file_name()?.to_str()?;
+    if name.ends_with(".gguf") {
+        Some("llama.cpp")
+    } else if !path.join("config.json").is_file() {
+        None
+    } else if name.ends_with("-vllm") {
+        Some("vllm")
+    } else {
+        Some("transformers")
+    }
+}
+
+/// What vLLM is told of the folder beside its path.
+fn vllm_options(path: &Path) -> Result<Value, PipelineError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let loader = Target::Vllm.loader(checkpoint.spec(), checkpoint.config())?;
+    Ok(if loader.contains("--model-impl transformers") { json!({"model_impl": "transformers"}) } else { json!({}) })
 }
 
 impl Own {
@@ -189,13 +212,16 @@ impl Own {
     ) -> Result<Verdict, PipelineError> {
         let place = tempfile::tempdir().map_err(io(std::env::temp_dir()))?;
         let output = place.path().join("logits");
-        let remote_code = path.join("modeling_taper.py").is_file();
-        let asked = json!({"engine": engine, "path": path, "ids": self.ids, "prompt": self.prompt,
+        let remote_code = ["modeling_taper.py", vllm::CLASS.0].iter().any(|name| path.join(name).is_file());
+        let options = if engine == "vllm" { vllm_options(path)? } else { json!({}) };
+        let ids = &self.ids[..self.sequences(engine)];
+        let asked = json!({"engine": engine, "path": path, "ids": ids, "prompt": self.prompt, "options": options,
             "generate": self.text.len() - self.prompt.len(), "output": output, "remote_code": remote_code});
         let answer = ask(&request.python, &asked.to_string())?;
         if let Some(cause) = answer.absent {
             let help = match engine {
                 "transformers" => "pip install torch transformers",
+                "vllm" => "pip install vllm, on a machine with a GPU",
                 _ => "pip install llama-cpp-python",
             };
             return Ok(Verdict::Absent { cause, help: help.to_owned() });
@@ -205,19 +231,27 @@ impl Own {
         };
         let bytes = std::fs::read(&output).map_err(io(&output))?;
         let other: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        if other.len() != self.logits.len() {
-            let cause = format!("{} logits, wanted {}", other.len(), self.logits.len());
+        let own = &self.logits[..self.logits.len() / self.ids.len() * ids.len()];
+        let own = if engine == "vllm" { log_probabilities(own, self.vocab) } else { own.to_vec() };
+        if other.len() != own.len() {
+            let cause = format!("{} logits, wanted {}", other.len(), own.len());
             return Ok(Verdict::Failed { cause });
         }
-        let pairs = self.logits.iter().zip(&other);
+        let pairs = own.iter().zip(&other);
         let difference = pairs.fold(0.0_f64, |most, (a, b)| most.max(f64::from(a - b).abs()));
         let agree = self.text.iter().zip(&text).skip(self.prompt.len()).take_while(|(a, b)| a == b).count();
         let generated = self.text.len() - self.prompt.len();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let most = limit(engine, &name);
         let same = most.is_none_or(|most| difference <= most && agree == generated);
-        let divergence = divergence(&self.logits, &other, self.vocab);
+        let divergence = divergence(&own, &other, self.vocab);
         Ok(Verdict::Ran { version, difference, divergence, agree: [agree, generated], most, same })
+    }
+
+    /// Sequences that are compared: vLLM makes an object of each number.
+    fn sequences(&self, engine: &str) -> usize {
+        let most = if engine == "vllm" { VLLM_NUMBERS / (self.ids[0].len() * self.vocab) } else { self.ids.len() };
+        most.clamp(1, self.ids.len())
     }
 }
 
@@ -225,6 +259,7 @@ impl Own {
 fn limit(engine: &str, name: &str) -> Option<f64> {
     match engine {
         "transformers" => Some(1e-4),
+        "vllm" => Some(5e-3),
         _ if name.ends_with("-f32.gguf") => Some(5e-3),
         _ => None,
     }
@@ -241,12 +276,23 @@ fn generate(model: &Model, prompt: &[u32], count: usize) -> Result<Vec<u32>, Pip
     Ok(ids)
 }
 
+/// `log Σ exp(x)`.
+fn log_sum(row: &[f32]) -> f64 {
+    let most = row.iter().fold(f64::NEG_INFINITY, |most, x| most.max(f64::from(*x)));
+    most + row.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
+}
+
+/// Rows of logits as logarithms of probabilities.
+fn log_probabilities(logits: &[f32], vocab: usize) -> Vec<f32> {
+    let of_row = |row: &[f32]| {
+        let sum = log_sum(row);
+        row.iter().map(|x| (f64::from(*x) - sum) as f32).collect::<Vec<_>>()
+    };
+    logits.chunks_exact(vocab).flat_map(of_row).collect()
+}
+
 /// Mean of `KL(p ‖ q)` over rows of logits.
 fn divergence(p: &[f32], q: &[f32], vocab: usize) -> f64 {
-    let log_sum = |row: &[f32]| {
-        let most = row.iter().fold(f64::NEG_INFINITY, |most, x| most.max(f64::from(*x)));
-        most + row.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
-    };
     let rows = p.chunks_exact(vocab).zip(q.chunks_exact(vocab));
     let of_row = |(p, q): (&[f32], &[f32])| -> f64 {
         let (of_p, of_q) = (log_sum(p), log_sum(q));

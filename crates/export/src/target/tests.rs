@@ -65,6 +65,8 @@ fn whatever_a_narrowed_space_holds_its_engines_load() {
                     drawn += 1;
                     let free = space.random(&spec, range, &mut stream(seed, "free", 0, 0)).unwrap();
                     let free = saved(&spec, &free);
+                    let padded = crate::pad::padded(&free);
+                    targets.iter().for_each(|target| target.check(&padded, &Value::Null).unwrap());
                     refused_before += usize::from(chosen.iter().any(|t| t.check(&free, &Value::Null).is_err()));
                 }
             }

@@ -46,11 +46,11 @@ impl Remote<RepoTypeModel> {
         let counter = Arc::new(Counter(AtomicU64::new(0)));
         let commit = self.repository.create_commit().operations(operations).commit_message(message);
         let commit = commit.revision(&self.at.revision).parent_commit(parent).progress(Arc::clone(&counter));
-        let committed = watched(&counter, report, move || commit.send());
+        let committed = watched(&|| counter.seen(), report, move || commit.send());
         self.commit(committed.map(|committed| committed.commit_oid))
     }
 
-    fn explain(&self, cause: HFError) -> HubError {
+    pub(super) fn explain(&self, cause: HFError) -> HubError {
         explain(self.at.boxed(), self.has_token, cause)
     }
 }

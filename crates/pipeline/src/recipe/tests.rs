@@ -213,6 +213,7 @@ fn every_field_is_read() {
     assert_eq!(eval.recovery, gates.map(|(name, kept)| (name.to_owned(), Kept(kept))).into());
     let targets: Vec<String> = recipe.export.as_ref().unwrap().targets.iter().map(|target| target.name()).collect();
     assert_eq!(targets, ["transformers", "vllm", "gguf:f16", "gguf:q4_k_m"]);
+    assert!(!recipe.export.as_ref().unwrap().uniform_pad);
     assert_eq!((recipe.materialise.dtype, recipe.materialise.shard_size), (WeightType::Bf16, Bytes(500_000_000)));
     assert_eq!((recipe.space.groups, recipe.space.least_width, recipe.device), (Some(true), 0.2, Device::Cpu));
 }

@@ -6,7 +6,7 @@ use taper_base::Fingerprint;
 use taper_model::Checkpoint;
 
 use crate::context::{Context, REVISION};
-use crate::export::{Exported, write};
+use crate::export::{Exported, Form};
 use crate::recipe::ExportPart;
 use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage};
@@ -22,16 +22,16 @@ pub(crate) fn export(
         .with_json("revision", &REVISION)?
         .with("checkpoint", made_for)
         .with_json("name", name)?
-        .with_json("targets", &part.targets)?;
+        .with_json("targets", &part.targets)?
+        .with_json("uniform_pad", &part.uniform_pad)?;
     let checkpoint = Checkpoint::open(folder)?;
     let names: Vec<String> = part.targets.iter().map(|target| target.name()).collect();
     context.console.started(stage, &names.join(", "));
-    let outcome = context.run.run(&key, |dir| {
-        let mut targets = part.targets.iter();
-        targets.try_for_each(|target| write(*target, &checkpoint, (dir, name), context.console).map(drop))
-    })?;
+    let form = Form::of(&checkpoint, name.clone(), part.uniform_pad);
+    let outcome =
+        context.run.run(&key, |dir| form.write(&checkpoint, &part.targets, dir, context.console).map(drop))?;
     let folder = context.run.path(stage.name());
-    let there = |target| Exported::of(target, &checkpoint, (&folder, name));
+    let there = |target| form.exported(target, checkpoint.config(), &folder);
     let exported: Vec<Exported> = part.targets.iter().map(|target| there(*target)).collect::<Result<_, _>>()?;
     let bytes = taper_base::Bytes(exported.iter().map(|one| one.bytes.0).sum());
     context.console.finished(stage, &format!("{bytes} in {}", folder.display()), outcome == Outcome::Skipped);

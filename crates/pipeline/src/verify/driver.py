@@ -1,7 +1,8 @@
 """One engine on one layout, for `taper verify`: reads a request from stdin, answers in a line of JSON.
 
-Request: engine, path, ids (lists of token ids), prompt and generate (greedy tokens after it), output (a file for logits, f32
-little-endian: all of ids, token by token). Answer: version, text (greedy ids); or absent (what is missing); or failed.
+Request: engine, path, ids (lists of token ids), prompt and generate (greedy tokens after it), options (more for the engine),
+output (a file for logits, of vllm their logarithms of probabilities, f32 little-endian: all of ids, token by token). Answer:
+version, text (greedy ids); or absent (what is missing); or failed.
 """
 
 import json
@@ -46,10 +47,36 @@ def llama_cpp(request):
     return f"llama-cpp-python {llama_cpp.__version__}", logits, ids
 
 
+def vllm(request):
+    import os
+
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # a child of this program could not start
+    import numpy
+    import torch
+    import vllm
+
+    if not torch.cuda.is_available():
+        raise ImportError("a CUDA GPU")
+    most = max(len(ids) for ids in [*request["ids"], request["prompt"] + [0] * request["generate"]])
+    options = {"dtype": "float32", "enforce_eager": True, "skip_tokenizer_init": True, "max_logprobs": -1}
+    options |= {"max_model_len": most + 1, "enable_prefix_caching": False, "gpu_memory_utilization": 0.5}
+    options |= {"trust_remote_code": request["remote_code"]} | request["options"]
+    model = vllm.LLM(request["path"], **options)
+    plain = {"temperature": 0, "detokenize": False, "ignore_eos": True}
+    every = vllm.SamplingParams(max_tokens=1, logprobs=-1, prompt_logprobs=-1, **plain)
+    logits = []
+    for answer in model.generate([{"prompt_token_ids": ids} for ids in request["ids"]], every, use_tqdm=False):
+        rows = [*answer.prompt_logprobs[1:], answer.outputs[0].logprobs[0]]
+        logits.append(numpy.array([[row[token].logprob for token in range(len(row))] for row in rows]))
+    text = vllm.SamplingParams(max_tokens=request["generate"], **plain)
+    said = model.generate([{"prompt_token_ids": request["prompt"]}], text, use_tqdm=False)[0].outputs[0].token_ids
+    return f"vllm {vllm.__version__}", logits, [*request["prompt"], *said]
+
+
 def main():
     request = json.load(sys.stdin)
     try:
-        engine = {"transformers": transformers, "llama.cpp": llama_cpp}[request["engine"]]
+        engine = {"transformers": transformers, "llama.cpp": llama_cpp, "vllm": vllm}[request["engine"]]
         version, logits, text = engine(request)
     except ImportError as cause:
         return {"absent": str(cause)}
