@@ -1,4 +1,4 @@
-//! What can go wrong between a file of text and a batch of tokens.
+//! What can go wrong between a file and a batch of tokens or images.
 
 use std::error::Error;
 use std::io;
@@ -237,6 +237,77 @@ pub enum DataError {
         window: usize,
         /// Tokens from one window's start to the next.
         stride: usize,
+    },
+    /// A file that is no image, or of a kind that is not read.
+    #[error("{image}: not an image; JPEG, PNG and WebP are read, and this begins with {found}")]
+    ImageFormat {
+        /// The file, or the row.
+        image: String,
+        /// Its first bytes.
+        found: String,
+    },
+    /// An image without pixels, or with too many.
+    #[error("{image}: {height} x {width} pixels, wanted at least one and at most {limit}")]
+    ImageSize {
+        /// The file, or the row.
+        image: String,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// The most pixels allowed.
+        limit: usize,
+    },
+    /// A damaged image.
+    #[error("{image}: not a readable {format} image")]
+    DamagedImage {
+        /// The file, or the row.
+        image: String,
+        /// What it begins as.
+        format: &'static str,
+        /// What the decoder says.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
+    /// An image that would become too large.
+    #[error("{} x {} pixels resized to {} x {}, wanted at most {limit}", from[0], from[1], to[0], to[1])]
+    ResizedImage {
+        /// Rows and columns it has.
+        from: [usize; 2],
+        /// Rows and columns it would have.
+        to: [usize; 2],
+        /// The most pixels allowed.
+        limit: usize,
+    },
+    /// A key of an image processor's configuration that makes no sense, or asks for what is not there.
+    #[error("{at}: `{key}` is {found}, wanted {wanted}")]
+    ImageKey {
+        /// The file.
+        at: Box<str>,
+        /// The key.
+        key: Box<str>,
+        /// What it holds.
+        found: Box<str>,
+        /// What it should hold.
+        wanted: Box<str>,
+    },
+    /// A set of images that is not as it should be.
+    #[error("{at}: {reason}")]
+    ImageSet {
+        /// The file or folder, and line or row where they are known.
+        at: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Images that a batch cannot hold together.
+    #[error("{image}: {} x {} pixels, but {} x {} in the same batch", found[0], found[1], wanted[0], wanted[1])]
+    UnequalImages {
+        /// The image.
+        image: String,
+        /// Its rows and columns.
+        found: [usize; 2],
+        /// Those of the first image.
+        wanted: [usize; 2],
     },
 }
 

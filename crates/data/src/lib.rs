@@ -1,13 +1,15 @@
-//! Text, tokens and disjoint splits of them.
+//! Text, tokens and images, and disjoint splits of them.
 //!
 //! [`TextSource`] (what a recipe says) → [`Documents`] → one [`Split`] of them → [`Tokens`] [`pack()`]ed for calibration
-//! and search, or [`windows`] over all tokens for perplexity. Knows nothing of models beyond the tokenizer's files.
+//! and search, or [`windows`] over all tokens for perplexity. Knows nothing of models beyond the tokenizer's files and
+//! those that say what is done to an image; [`images`] is their side.
 
 mod chat;
 mod documents;
 mod error;
 mod feed;
 mod ids;
+pub mod images;
 mod pack;
 mod read;
 mod records;

@@ -158,7 +158,7 @@ impl JsonSchema for TextSource {
 }
 
 /// A path, or several.
-struct OneOrMore(Vec<PathBuf>);
+pub(crate) struct OneOrMore(pub(crate) Vec<PathBuf>);
 
 impl<'de> Deserialize<'de> for OneOrMore {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

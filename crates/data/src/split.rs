@@ -108,7 +108,12 @@ impl Shares {
 
     /// Where `document` belongs.
     pub fn split_of(&self, document: &str) -> Split {
-        let digest = Fingerprint::of_bytes(document.as_bytes()).to_bytes();
+        self.split_of_bytes(document.as_bytes())
+    }
+
+    /// Where a document of these bytes belongs.
+    pub(crate) fn split_of_bytes(&self, document: &[u8]) -> Split {
+        let digest = Fingerprint::of_bytes(document).to_bytes();
         let [a, b, c, d, e, f, g, h, ..] = digest;
         let bits = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         let place = (bits >> 11) as f64 / (1_u64 << 53) as f64; // 53 bits: exact, and never rounded up to 1
