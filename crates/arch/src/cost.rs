@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use taper_base::{Bytes, Flops, Nanos, Parameters};
 
-use crate::{ArchError, Architecture, ModelSpec};
+use crate::{ArchError, Architecture, ModelSpec, NormKind};
 
 /// What costs that depend on use are stated for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ pub struct SubBlockCost {
 
 /// Weights of block `index`'s attention in `spec`; zero if it has none.
 ///
-/// `q: d·(h·d_head)`, `k, v: d·(kv·d_head)`, `o: (h·d_head)·d`, biases, its norm and the per-head q/k norms.
+/// `q: d·(h·d_head)`, `k, v: d·(kv·d_head)`, `o: (h·d_head)·d`, biases, its norm, the per-head q/k norms, factors of its result.
 pub fn attention_cost(spec: &ModelSpec, index: usize) -> SubBlockCost {
     let Some(attention) = spec.blocks.get(index).and_then(|block| block.attention) else {
         return SubBlockCost::default();
@@ -60,35 +60,69 @@ pub fn attention_cost(spec: &ModelSpec, index: usize) -> SubBlockCost {
     let qkv_bias = if spec.qkv_bias { q + 2 * kv } else { 0 };
     let o_bias = if spec.o_bias { d } else { 0 };
     let qk_norm = if spec.qk_norm { 2 * spec.d_head as u64 } else { 0 };
-    SubBlockCost { matrix: 2 * d * q + 2 * d * kv, vector: d + qkv_bias + o_bias + qk_norm }
+    SubBlockCost { matrix: 2 * d * q + 2 * d * kv, vector: beside(spec) + qkv_bias + o_bias + qk_norm }
 }
 
-/// Weights of block `index`'s MLP in `spec`: `3·d·d_ff`, biases and its norm; zero if it has none.
+/// Weights of a norm.
+fn norm_cost(spec: &ModelSpec) -> u64 {
+    spec.d_model as u64 * if spec.norm == NormKind::Layer { 2 } else { 1 }
+}
+
+/// Weights of a sub-block's norm and of the factors of its result.
+fn beside(spec: &ModelSpec) -> u64 {
+    norm_cost(spec) + if spec.layer_scale { spec.d_model as u64 } else { 0 }
+}
+
+/// Weights of what is before the blocks: the vocabulary's rows; or the patches' projection with its bias, the learnt tokens and
+/// all positions.
+pub fn embedding_cost(spec: &ModelSpec) -> u64 {
+    let d = spec.d_model as u64;
+    let rows = spec.image.map_or(spec.vocab, |image| image.patch_values() + 1 + image.prefix + image.tokens());
+    rows as u64 * d
+}
+
+/// Weights of the head: none if it is the embedding.
+pub fn head_cost(spec: &ModelSpec) -> u64 {
+    let (classes, d) = (spec.vocab as u64, spec.d_model as u64);
+    match spec.image {
+        Some(image) => {
+            let biases = if image.pool == crate::Pool::EachPrefix { image.prefix } else { 1 };
+            classes * (image.pooled() as u64 * d + biases as u64)
+        }
+        None if spec.tied_head => 0,
+        None => classes * d,
+    }
+}
+
+/// Weights of block `index`'s MLP in `spec`: `3·d·d_ff`, `2·d·d_ff` without a gate, biases, its norm and factors of its result;
+/// zero if it has none.
 pub fn mlp_cost(spec: &ModelSpec, index: usize) -> SubBlockCost {
     let Some(mlp) = spec.blocks.get(index).and_then(|block| block.mlp) else {
         return SubBlockCost::default();
     };
     let (d, d_ff) = (spec.d_model as u64, mlp.d_ff as u64);
-    let bias = if spec.mlp_bias { 2 * d_ff + d } else { 0 };
-    SubBlockCost { matrix: 3 * d * d_ff, vector: d + bias }
+    let into = if spec.activation.gated() { 2 } else { 1 };
+    let bias = if spec.mlp_bias { into * d_ff + d } else { 0 };
+    SubBlockCost { matrix: (into + 1) * d * d_ff, vector: beside(spec) + bias }
 }
 
 /// All costs of `arch`, made from `spec`, at `workload`.
 ///
-/// Attention FLOPs count the causal half (and the window): token t reads `min(t, window)` keys, 2·2·h·d_head each.
+/// Attention FLOPs count the causal half (and the window): token t reads `min(t, window)` keys, 2·2·h·d_head each. A model of
+/// images is stated for one, whatever `workload` says, and reads all of it.
 ///
 /// # Errors
 /// [`ArchError::Mismatch`] if `arch` does not fit `spec`; [`ArchError::Dimension`] for a workload beyond 64 bits.
 pub fn cost(spec: &ModelSpec, arch: &Architecture, workload: Workload) -> Result<Costs, ArchError> {
     let cut = arch.apply(spec)?;
     let stored = 8 * spec.dtype_bytes as u64;
-    let embedding = (spec.vocab * spec.d_model) as u64;
-    let head = if spec.tied_head { 0 } else { embedding };
+    let (embedding, head) = (embedding_cost(spec), head_cost(spec));
+    let workload = spec.image.map_or(workload, |image| Workload { tokens: image.tokens() as u32, batch: 1 });
     let tokens = u128::from(workload.tokens) * u128::from(workload.batch);
 
     let bits = |bits: Option<u8>| bits.map_or(stored, u64::from);
     let mut total_bits = embedding * bits(arch.embedding_bits) + head * bits(arch.head_bits);
-    let (mut matrices, mut vectors, mut kv, mut mixing) = (0, spec.d_model as u64, 0_u128, 0_u128);
+    let (mut matrices, mut vectors, mut kv, mut mixing) = (0, norm_cost(spec), 0_u128, 0_u128);
     for (index, (genes, block)) in arch.blocks.iter().zip(&cut.blocks).enumerate() {
         let (attention, mlp) = (attention_cost(&cut, index), mlp_cost(&cut, index));
         matrices += attention.matrix + mlp.matrix;
@@ -96,7 +130,10 @@ pub fn cost(spec: &ModelSpec, arch: &Architecture, workload: Workload) -> Result
         total_bits += attention.matrix * bits(genes.attention.as_ref().and_then(|a| a.bits));
         total_bits += mlp.matrix * bits(genes.mlp.as_ref().and_then(|m| m.bits));
         if let Some(a) = block.attention {
-            let seen = keys_seen(u128::from(workload.tokens), a.window);
+            let seen = match spec.image {
+                Some(_) => tokens * tokens,
+                None => keys_seen(u128::from(workload.tokens), a.window),
+            };
             mixing += 4 * (a.n_heads * spec.d_head) as u128 * seen * u128::from(workload.batch);
             let kept = a.window.map_or(u64::from(workload.tokens), |w| u64::from(workload.tokens).min(w as u64));
             let width = (2 * a.n_kv_heads * spec.d_head * spec.dtype_bytes) as u128;
@@ -104,11 +141,21 @@ pub fn cost(spec: &ModelSpec, arch: &Architecture, workload: Workload) -> Result
         }
     }
     total_bits += vectors * stored;
+    let outside = match spec.image {
+        Some(image) => {
+            let projected = image.patches() as u128 * (image.patch_values() * spec.d_model) as u128;
+            projected + u128::from(spec.vocab as u64) * (image.pooled() * spec.d_model) as u128
+        }
+        None => tokens * (spec.vocab * spec.d_model) as u128,
+    };
+    if spec.image.is_some() {
+        kv = 0; // nothing is generated
+    }
     Ok(Costs {
         parameters: Parameters(matrices + vectors + embedding + head),
         non_embedding: Parameters(matrices + vectors),
         bytes: Bytes(total_bits.div_ceil(8)),
-        flops: Flops(2 * tokens * u128::from(matrices + embedding) + mixing),
+        flops: Flops(2 * (tokens * u128::from(matrices) + outside) + mixing),
         kv_bytes: Bytes(u64::try_from(kv).map_err(|_| ArchError::Dimension {
             what: "KV cache of the workload".to_owned(),
             got: format!("{kv} bytes"),

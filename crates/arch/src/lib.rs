@@ -6,6 +6,7 @@ pub mod budget;
 pub mod cost;
 mod fit;
 pub mod genome;
+pub mod image;
 pub mod latency;
 mod price;
 mod repair;
@@ -18,10 +19,11 @@ pub mod trial;
 pub use budget::{Budget, BudgetRange};
 pub use cost::{Costs, Workload, cost};
 pub use genome::{Architecture, AttentionGenes, BlockGenes, MlpGenes};
+pub use image::{ImageSpec, Pool};
 pub use latency::{Generation, LatencyTable};
 pub use select::{Candidate, KeptBlock, SelectedAttention, SelectedBlock, Selection, UnitOrder};
 pub use space::SearchSpace;
-pub use spec::{AttentionSpec, BlockSpec, Family, MlpSpec, ModelSpec, RopeScaling, SubBlock};
+pub use spec::{Activation, AttentionSpec, BlockSpec, Family, MlpSpec, ModelSpec, NormKind, RopeScaling, SubBlock};
 pub use trial::{Provenance, Trial};
 
 /// What this crate refuses, with where and why.

@@ -1,16 +1,20 @@
-//! A decoder-only transformer described by numbers: enough to count its costs and to build it, nothing of its weights.
+//! A transformer described by numbers: enough to count its costs and to build it, nothing of its weights.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ArchError, LatencyTable};
+use crate::{ArchError, ImageSpec, LatencyTable};
 
 /// Which family's configuration and tensor names a checkpoint uses. What families differ in is in [`ModelSpec`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
+    /// DeiT, distilled and not.
+    Deit,
+    /// DINOv2 with a linear classifier.
+    Dinov2,
     /// Llama 1 to 3.x.
     Llama,
     /// Mistral: Llama's tensors, with an optional sliding window.
@@ -19,20 +23,62 @@ pub enum Family {
     Qwen2,
     /// Qwen3: Llama's tensors with RMSNorm on queries and keys of each head.
     Qwen3,
+    /// The vision transformer.
+    Vit,
 }
 
 impl Family {
     /// All families, sorted by name.
-    pub const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
+    pub const ALL: [Self; 7] =
+        [Self::Deit, Self::Dinov2, Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Vit];
 
     /// `model_type` in `config.json`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Deit => "deit",
+            Self::Dinov2 => "dinov2",
             Self::Llama => "llama",
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+            Self::Vit => "vit",
         }
+    }
+
+    /// Whether its models read images.
+    pub fn reads_images(self) -> bool {
+        matches!(self, Self::Deit | Self::Dinov2 | Self::Vit)
+    }
+}
+
+/// What is normalised by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    /// RMSNorm: a weight.
+    #[default]
+    Rms,
+    /// LayerNorm: a weight and a bias.
+    Layer,
+}
+
+/// What an MLP does between its products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// `silu(gate) · up`.
+    #[default]
+    SwiGlu,
+    /// `gelu(up)`, by the error function; no gate.
+    Gelu,
+    /// `gelu(up)`, by its tanh approximation; no gate.
+    GeluTanh,
+}
+
+impl Activation {
+    /// Whether there is a gate beside `up`.
+    pub fn gated(self) -> bool {
+        self == Self::SwiGlu
     }
 }
 
@@ -42,7 +88,7 @@ impl Family {
 pub enum SubBlock {
     /// Norm, q, k, v, attention, o.
     Attention,
-    /// Norm, gate, up, activation, down.
+    /// Norm, gate (if there is one), up, activation, down.
     Mlp,
 }
 
@@ -129,13 +175,13 @@ pub struct ModelSpec {
     pub d_model: usize,
     /// Width of one head.
     pub d_head: usize,
-    /// Vocabulary size.
+    /// Vocabulary size; of a model of images its classes.
     pub vocab: usize,
-    /// Longest context the checkpoint claims, in tokens.
+    /// Longest context the checkpoint claims, in tokens; of a model of images the tokens of one.
     pub max_tokens: usize,
-    /// `eps` of every RMSNorm.
+    /// `eps` of every norm.
     pub norm_eps: f64,
-    /// Base of the rotary frequencies.
+    /// Base of the rotary frequencies; a model of images has none.
     pub rope_theta: f64,
     /// Stretch of the rotary frequencies.
     pub rope_scaling: Option<RopeScaling>,
@@ -149,6 +195,18 @@ pub struct ModelSpec {
     pub mlp_bias: bool,
     /// Whether queries and keys are RMS-normalised per head.
     pub qk_norm: bool,
+    /// What is normalised by.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub norm: NormKind,
+    /// What MLPs do between their products.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub activation: Activation,
+    /// Whether each sub-block's result is multiplied, column by column, with learnt factors.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub layer_scale: bool,
+    /// Images, if it reads those: not causal, no rotation, no tied head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSpec>,
     /// Bytes of a stored weight.
     pub dtype_bytes: usize,
     /// The blocks, first to last.
@@ -174,10 +232,13 @@ impl ModelSpec {
         within("vocab_size", self.vocab, MOST_VOCAB)?;
         within("num_hidden_layers", self.blocks.len(), MOST_BLOCKS)?;
         within("max_position_embeddings", self.max_tokens, u32::MAX as usize)?;
-        if !self.d_head.is_multiple_of(2) {
+        if let Some(image) = &self.image {
+            image.validate()?;
+        } else if !self.d_head.is_multiple_of(2) {
             return Err(dimension("head_dim", self.d_head, "an even number (rotary embedding)"));
         }
-        for (name, value) in [("rms_norm_eps", self.norm_eps), ("rope_theta", self.rope_theta)] {
+        let eps = if self.norm == NormKind::Rms { "rms_norm_eps" } else { "layer_norm_eps" };
+        for (name, value) in [(eps, self.norm_eps), ("rope_theta", self.rope_theta)] {
             if !(value.is_finite() && value > 0.0) {
                 return Err(dimension(name, value, "a positive number"));
             }
@@ -226,12 +287,16 @@ fn validate_scaling(scaling: &RopeScaling) -> Result<(), ArchError> {
     }
 }
 
-fn within(what: &str, got: usize, most: usize) -> Result<(), ArchError> {
+pub(crate) fn within(what: &str, got: usize, most: usize) -> Result<(), ArchError> {
     if (1..=most).contains(&got) { Ok(()) } else { Err(dimension(what, got, &format!("1 to {most}"))) }
 }
 
 fn dimension(what: &str, got: impl fmt::Display, want: &str) -> ArchError {
     ArchError::Dimension { what: what.to_owned(), got: got.to_string(), want: want.to_owned() }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A small valid model for tests: 3 blocks, 4 query heads in 2 KV groups, 64 channels.
@@ -255,6 +320,10 @@ pub fn example() -> ModelSpec {
         o_bias: false,
         mlp_bias: false,
         qk_norm: false,
+        norm: NormKind::Rms,
+        activation: Activation::SwiGlu,
+        layer_scale: false,
+        image: None,
         dtype_bytes: 2,
         blocks: vec![block; 3],
         latency: None,
@@ -292,6 +361,18 @@ mod tests {
             });
         });
         assert_eq!(ramp, "rope_scaling.high_freq_factor - low_freq_factor is 0, wanted a positive number");
+    }
+
+    #[test]
+    fn images_are_checked_too() {
+        let image = ImageSpec { size: [8, 12], channels: 3, patch: 4, prefix: 1, pool: crate::Pool::FirstAndMean };
+        assert_eq!((image.grid(), image.tokens(), image.patch_values(), image.pooled()), ([2, 3], 7, 48, 2));
+        let of = |image| ModelSpec { image: Some(image), d_head: 7, ..example() };
+        of(image).validate().unwrap();
+        let refusal = |image| of(image).validate().unwrap_err().to_string();
+        let odd = refusal(ImageSpec { size: [8, 13], ..image });
+        assert_eq!(odd, "image_size is 13, wanted a multiple of patch_size, 4");
+        assert_eq!(refusal(ImageSpec { patch: 0, ..image }), "patch_size is 0, wanted 1 to 4096");
     }
 
     #[test]

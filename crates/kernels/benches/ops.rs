@@ -92,6 +92,7 @@ fn attentions(group: &mut Group<'_>, s: Shape) {
         n_kv_heads: heads,
         window: None,
         first: None,
+        full: false,
     };
     let product = 2 * s.d * s.sequences * s.length * (s.length + 1) / 2;
     flops(group, "attention", 2 * product, || attention(&q, &k, &v, heads));

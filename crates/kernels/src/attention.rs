@@ -1,6 +1,6 @@
-//! Causal softmax attention with grouped heads and an optional window, in tiles of queries; no `tokens²` matrix is kept.
+//! Softmax attention, causal with an optional window or full, with grouped heads, in tiles of queries; no `tokens²` matrix is kept.
 //!
-//! `o_t = Σ_{s ≤ t, s > t − window, s ≥ first_t} p_ts v_s`, `p_t = softmax(q_t · k_s / sqrt(d_head))`; query head `h` reads KV head
+//! `o_t = Σ_{s ≤ t, s > t − window, s ≥ first_t} p_ts v_s`, full: over all s of the sequence, `p_t = softmax(q_t · k_s / sqrt(d_head))`; query head `h` reads KV head
 //! `kv_of[h]`. The backward recomputes `p` from the log-sums kept by the forward:
 //! `dv_s = Σ p_ts do_t`, `dS = p ∘ (do vᵀ − rowsum(do ∘ o)) / sqrt(d_head)`, `dq = dS k`, `dk = dSᵀ q`.
 //! Sources: arXiv:1706.03762, arXiv:2305.13245 (groups), arXiv:2205.14135 (recomputation).
@@ -35,6 +35,8 @@ pub struct Heads<'a> {
     /// The first token of its sequence that each token sees, `[sequences · tokens]`: where its document starts. Ascending in
     /// a sequence; `None` sees all before. On the CPU alone.
     pub first: Option<&'a [u32]>,
+    /// Whether each token sees its whole sequence; `window` and `first` are not looked at then.
+    pub full: bool,
 }
 
 /// What the forward computed.
@@ -77,11 +79,15 @@ impl<'a> Heads<'a> {
     }
 
     fn tiles(&self, sequence: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
-        let (tokens, window) = (self.tokens, self.window.unwrap_or(self.tokens).max(1));
+        let (tokens, full) = (self.tokens, self.full);
+        let window = self.window.unwrap_or(tokens).max(1);
         let first = self.first.map(|first| &first[sequence * tokens..(sequence + 1) * tokens]);
         (0..tokens.div_ceil(TILE)).map(move |index| {
             let (start, end) = (index * TILE, tokens.min((index + 1) * TILE));
-            let mut tile = Tile { start, end, first_key: 0, window, first };
+            if full {
+                return Tile { start, end, first_key: 0, last_key: tokens, window: tokens, first: None, full };
+            }
+            let mut tile = Tile { start, end, first_key: 0, last_key: end, window, first, full };
             tile.first_key = tile.first_seen(start);
             tile
         })
@@ -114,18 +120,20 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// Queries `start..end` and the keys any of them sees, `first_key..end`.
+/// Queries `start..end` and the keys any of them sees, `first_key..last_key`.
 struct Tile<'a> {
     start: usize,
     end: usize,
     first_key: usize,
+    last_key: usize,
     window: usize,
     first: Option<&'a [u32]>,
+    full: bool,
 }
 
 impl Tile<'_> {
     fn keys(&self) -> usize {
-        self.end - self.first_key
+        self.last_key - self.first_key
     }
 
     /// The first token that `query` sees.
@@ -135,6 +143,9 @@ impl Tile<'_> {
 
     /// Columns of the tile's scores that query `row` of it sees.
     fn seen(&self, row: usize) -> std::ops::Range<usize> {
+        if self.full {
+            return 0..self.keys();
+        }
         let query = self.start + row;
         self.first_seen(query) - self.first_key..query + 1 - self.first_key
     }
@@ -159,13 +170,13 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
         for tile in heads.tiles(sequence) {
             let keys = tile.keys();
             let queries = heads.view(&q, n_heads, (sequence, head), tile.start, tile.end);
-            let seen = heads.view(&k, heads.n_kv_heads, kv, tile.first_key, tile.end);
+            let seen = heads.view(&k, heads.n_kv_heads, kv, tile.first_key, tile.last_key);
             multiply(Out { values: &mut scores, stride: keys, add: false }, heads.scale(), queries, seen.t());
             for (row, scores) in scores.chunks_mut(keys).take(tile.end - tile.start).enumerate() {
                 log_sums.push(softmax(scores, tile.seen(row)));
             }
             let weights = View::new(&scores, [tile.end - tile.start, keys], keys);
-            let values = heads.view(&v, heads.n_kv_heads, kv, tile.first_key, tile.end);
+            let values = heads.view(&v, heads.n_kv_heads, kv, tile.first_key, tile.last_key);
             let out = Out { values: &mut out[tile.start * heads.d_head..], stride: heads.d_head, add: false };
             multiply(out, 1.0, weights, values);
         }
@@ -262,7 +273,7 @@ fn group_backward(heads: &Heads<'_>, inputs: &Inputs<'_>, task: usize) -> GroupG
         let mut dq = vec![0.0; size];
         for tile in heads.tiles(sequence) {
             let (keys, rows) = (tile.keys(), tile.end - tile.start);
-            let side = |values, n, at| heads.view(values, n, at, tile.first_key, tile.end);
+            let side = |values, n, at| heads.view(values, n, at, tile.first_key, tile.last_key);
             let (seen, values) = (side(inputs.k, n_kv, (sequence, kv)), side(inputs.v, n_kv, (sequence, kv)));
             let queries = heads.view(inputs.q, n_heads, at, tile.start, tile.end);
             let dout = heads.view(inputs.dout, n_heads, at, tile.start, tile.end);

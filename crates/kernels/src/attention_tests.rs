@@ -16,7 +16,7 @@ fn random(columns: usize, name: &str) -> Tensor {
 
 fn heads(kv_of: &[usize], window: Option<usize>) -> Heads<'_> {
     let (sequences, tokens, d_head) = SHAPE;
-    Heads { sequences, tokens, d_head, kv_of, n_kv_heads: 2, window, first: None }
+    Heads { sequences, tokens, d_head, kv_of, n_kv_heads: 2, window, first: None, full: false }
 }
 
 /// The definition, row by row, in f64.
@@ -26,7 +26,9 @@ fn brute([q, k, v]: [&Vec<Vec<f64>>; 3], heads: &Heads<'_>) -> Vec<Vec<f64>> {
     for row in 0..q.len() {
         let (first, token) = (row / heads.tokens * heads.tokens, row % heads.tokens);
         for (head, kv) in heads.kv_of.iter().enumerate() {
-            let seen: Vec<usize> = (0..=token).filter(|s| token - s < window).map(|s| first + s).collect();
+            let before = (0..=token).filter(|s| token - s < window);
+            let seen: Vec<usize> = if heads.full { (0..heads.tokens).collect() } else { before.collect() };
+            let seen: Vec<usize> = seen.into_iter().map(|s| first + s).collect();
             let score =
                 |s: &usize| (0..d).map(|i| q[row][head * d + i] * k[*s][kv * d + i]).sum::<f64>() / (d as f64).sqrt();
             let weights: Vec<f64> = seen.iter().map(|s| score(s).exp()).collect();
@@ -54,16 +56,23 @@ fn the_forward_is_the_definition_with_groups_windows_and_uneven_heads() {
     {
         let (q, k, v) = (random(kv_of.len(), "q"), random(2, "k"), random(2, "v"));
         let heads = heads(&kv_of, window);
-        let got = attention(&q, &k, &v, heads).unwrap();
-        let want = brute([&wide(&q), &wide(&k), &wide(&v)], &heads);
-        assert!(furthest(&wide(&got.out), &want) < 1e-5, "{kv_of:?} {window:?}");
+        for heads in [heads, Heads { full: true, ..heads }] {
+            let got = attention(&q, &k, &v, heads).unwrap();
+            let want = brute([&wide(&q), &wide(&k), &wide(&v)], &heads);
+            assert!(furthest(&wide(&got.out), &want) < 1e-5, "{kv_of:?} {window:?}");
+        }
     }
 }
 
 #[test]
 fn the_backward_is_the_finite_difference_of_the_definition() {
-    for (kv_of, window) in [(vec![0, 0, 1], None), (vec![1, 0], Some(6)), (vec![1, 1], None)] {
-        let heads = heads(&kv_of, window);
+    for (kv_of, window, full) in [
+        (vec![0, 0, 1], None, false),
+        (vec![1, 0], Some(6), false),
+        (vec![1, 1], None, false),
+        (vec![0, 1], None, true),
+    ] {
+        let heads = Heads { full, ..heads(&kv_of, window) };
         let inputs = [random(kv_of.len(), "q"), random(2, "k"), random(2, "v")];
         let dout = random(kv_of.len(), "dout");
         let attended = attention(&inputs[0], &inputs[1], &inputs[2], heads).unwrap();

@@ -14,7 +14,7 @@ pub use crate::loss::{HeadGradients, LOGITS, cross_entropy, logits_in_pieces, th
 pub use crate::norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};
 pub use crate::rope::Rope;
 
-pub use crate::scale::scale_sequences;
+pub use crate::scale::{column_dots, scale_columns, scale_sequences};
 pub use crate::scores::token_scores;
 pub use crate::stats::{abs_product_sum, column_square_sums, row_abs_sums, square_sum};
 pub use crate::tree::tree_attention;

@@ -275,7 +275,16 @@ mod tests {
         let (tokens, heads, kv_of) = (300, 64, (0..64).map(|head| head / 8).collect::<Vec<_>>());
         let (q, k, v) = (random(tokens, heads, "q"), random(tokens, 8, "k"), random(tokens, 8, "v"));
         let (q, k, v) = (tensor(&q, tokens), tensor(&k, tokens), tensor(&v, tokens));
-        let all = Heads { sequences: 1, tokens, d_head: D, kv_of: &kv_of, n_kv_heads: 8, window: None, first: None };
+        let all = Heads {
+            sequences: 1,
+            tokens,
+            d_head: D,
+            kv_of: &kv_of,
+            n_kv_heads: 8,
+            window: None,
+            first: None,
+            full: false,
+        };
         let want = attention(&q, &k, &v, all).unwrap().out.narrow(0, tokens - 1, 1).unwrap();
         let mut cache = KvCache::new(&[tokens], 8, D);
         cache.extend(&k, &v).unwrap();

@@ -17,6 +17,6 @@ pub use norms::{
 };
 pub use products::{add_unit_gradient, from_units, gather_rows, into_units, scatter_rows, unit_gradient};
 pub use sums::{
-    abs_product_sum, accumulate, add, column_square_sums, column_sums, moments, row_abs_sums, scale_sequences,
-    square_sum,
+    abs_product_sum, accumulate, add, column_dots, column_square_sums, column_sums, moments, row_abs_sums,
+    scale_columns, scale_sequences, square_sum,
 };

@@ -177,8 +177,16 @@ mod tests {
             for run in &runs {
                 let text: Vec<_> = run.past.iter().cloned().chain([run.rows.clone()]).collect();
                 let tokens = run.start() + run.rows.len();
-                let heads =
-                    Heads { sequences: 1, tokens, d_head: D, kv_of: &kv_of, n_kv_heads: 2, window, first: None };
+                let heads = Heads {
+                    sequences: 1,
+                    tokens,
+                    d_head: D,
+                    kv_of: &kv_of,
+                    n_kv_heads: 2,
+                    window,
+                    first: None,
+                    full: false,
+                };
                 let all = attention(&rows_of(&q, &text), &rows_of(&k, &text), &rows_of(&v, &text), heads).unwrap().out;
                 let want = all.narrow(0, run.start(), run.rows.len()).unwrap();
                 let got = got.narrow(0, run.rows.start, run.rows.len()).unwrap();

@@ -1,11 +1,11 @@
-//! The attention half of a block: `x + O(softmax attention(Q n, K n, V n))`, `n = RMSNorm(x)`.
+//! The attention half of a block: `x + λ O(softmax attention(Q n, K n, V n))`, `n = norm(x)`, with factors `λ` if it has them.
 
 use taper_kernels::{
     Attended, Heads, Result, Rope, Tensor, Turn, accumulate, attention, attention_backward, from_units, into_units,
     rms_norm, rms_norm_backward,
 };
 
-use crate::mlp::made;
+use crate::mlp::{Part, made, result};
 use crate::model::Attention;
 use crate::pass::Flow;
 use crate::{Gradient, Parameter, Place, Sink};
@@ -16,8 +16,16 @@ pub(crate) struct Context<'a> {
     pub(crate) tokens: usize,
     pub(crate) d_head: usize,
     pub(crate) eps: f64,
-    pub(crate) rope: Rope,
+    pub(crate) rope: Option<Rope>, // none: positions are not turned, and each token sees its whole sequence
     pub(crate) first: Option<&'a [u32]>,
+}
+
+impl Context<'_> {
+    /// Turns queries and keys by their positions, in place.
+    fn turn(&self, tensors: [&Tensor; 2], turn: Turn) -> Result<()> {
+        let Some(rope) = &self.rope else { return Ok(()) };
+        tensors.into_iter().try_for_each(|x| rope.turn(x, turn))
+    }
 }
 
 /// What the backward pass needs of the forward pass.
@@ -66,6 +74,7 @@ impl Attention {
             n_kv_heads: self.n_kv_heads,
             window: self.window,
             first: context.first,
+            full: context.rope.is_none(),
         }
     }
 
@@ -77,7 +86,12 @@ impl Attention {
         base: Option<&Tensor>,
     ) -> Result<(Tensor, AttentionTape)> {
         let tape = self.tape(context, x)?;
-        Ok((from_units(base, &[(tape.units(), &self.o)], self.o_bias.as_ref())?, tape))
+        Ok((self.result(base, tape.units())?, tape))
+    }
+
+    /// The output projection of `units`, added to `base`, if there is one.
+    pub(crate) fn result(&self, base: Option<&Tensor>, units: &Tensor) -> Result<Tensor> {
+        result(base, (units, &self.o), self.o_bias.as_ref(), self.scale.as_ref())
     }
 
     /// All but the output projection.
@@ -89,7 +103,7 @@ impl Attention {
 
     /// What is attended.
     pub(crate) fn project(&self, context: &Context<'_>, x: &Tensor) -> Result<Projected> {
-        let normed = rms_norm(x, &self.norm, context.eps)?;
+        let normed = self.norm.forward(x, context.eps)?;
         let bias = |index: usize| self.qkv_bias.as_ref().map(|bias| &bias[index]);
         let q = into_units(&normed, &self.q, bias(0))?; // [tokens, n_heads * d_head]
         let k = into_units(&normed, &self.k, bias(1))?; // [tokens, n_kv_heads * d_head]
@@ -102,7 +116,7 @@ impl Attention {
             }
             None => (None, q, k),
         };
-        [&q, &k].into_iter().try_for_each(|x| context.rope.turn(x, Turn::Forward))?;
+        context.turn([&q, &k], Turn::Forward)?;
         Ok(Projected { normed, unnormed, q, k, v })
     }
 
@@ -117,19 +131,17 @@ impl Attention {
         sink: &mut dyn Sink,
     ) -> Result<Tensor> {
         use Parameter as P;
+        let part = Part { weight: &self.o, bias: self.o_bias.as_ref(), scale: self.scale.as_ref() };
+        let places = [P::O, P::OBias, P::AttentionScale].map(|parameter| Place::of(block, parameter));
+        let dout = part.backward(tape.units(), g, (places, sink))?; // [tokens, n_heads * d_head]
         let mut take = |parameter, gradient: Gradient<'_>| sink.take(Place::of(block, parameter), gradient);
-        take(P::O, Gradient::Matrix { units: tape.units(), other: g, weight: &self.o })?;
-        if self.o_bias.is_some() {
-            take(P::OBias, Gradient::Bias { dy: g })?;
-        }
-        let dout = into_units(g, &self.o, None)?; // [tokens, n_heads * d_head]
         let AttentionTape { normed, unnormed, q, k, v, attended } = tape;
         let [mut dq, mut dk, dv] = attention_backward([&q, &k, &v], self.heads(context), &attended, &dout)?;
         drop((q, k, v, attended, dout));
         if let Some(extra) = &extra {
             [&dq, &dk, &dv].into_iter().zip(extra).try_for_each(|(sum, slope)| accumulate(sum, slope))?;
         }
-        [&dq, &dk].into_iter().try_for_each(|x| context.rope.turn(x, Turn::Back))?;
+        context.turn([&dq, &dk], Turn::Back)?;
         if let (Some([q_norm, k_norm]), Some([q, k])) = (&self.qk_norm, &unnormed) {
             for (parameter, x, weight, d) in [(P::QNorm, q, q_norm, &mut dq), (P::KNorm, k, k_norm, &mut dk)] {
                 let (x, dy) = (split_heads(x, context)?, split_heads(d, context)?); // [tokens * heads, d_head]
@@ -138,7 +150,7 @@ impl Attention {
                 *d = dx.reshape(d.dims())?;
             }
         }
-        let normed = made(normed, || rms_norm(x, &self.norm, context.eps))?;
+        let normed = made(normed, || self.norm.forward(x, context.eps))?;
         let matrices = [(P::Q, P::QBias, &self.q, &dq), (P::K, P::KBias, &self.k, &dk), (P::V, P::VBias, &self.v, &dv)];
         for (matrix, bias, weight, units) in matrices {
             take(matrix, Gradient::Matrix { units, other: &normed, weight })?;
@@ -147,8 +159,8 @@ impl Attention {
             }
         }
         let dn = from_units(None, &matrices.map(|(_, _, weight, units)| (units, weight)), None)?; // [tokens, d_model]
-        take(P::AttentionNorm, Gradient::Norm { x, eps: context.eps, dy: &dn })?;
-        rms_norm_backward(Some(stream), x, &self.norm, context.eps, &dn)
+        let places = [P::AttentionNorm, P::AttentionNormBias].map(|parameter| Place::of(block, parameter));
+        self.norm.backward(Some(stream), (x, context.eps), &dn, (places, sink))
     }
 }
 

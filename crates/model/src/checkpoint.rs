@@ -11,6 +11,7 @@ use serde_json::Value;
 use taper_arch::ModelSpec;
 use taper_base::Fingerprint;
 
+use crate::names;
 use crate::parameter::parameters;
 use crate::{ModelError, Parameter, Place, Result, StoredType, config, header};
 
@@ -54,9 +55,10 @@ impl Checkpoint {
         let config = config::translated(&path, &config)?.unwrap_or(config);
         let mut spec = config::read(&path, &config)?;
         let (index, files) = weight_files(dir)?;
-        let shards = files.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
+        let open = |path| Shard::open(path).map(|(shard, entries)| (shard, names::classic(&spec, entries)));
+        let shards = files.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         let tensors = collect(&spec, &index, &shards)?;
-        let stored = common_type(&tensors, &shards);
+        let stored = common_type(&spec, &tensors, &shards);
         spec.dtype_bytes = stored.bytes();
         let shards = shards.into_iter().map(|(shard, _)| shard).collect();
         Ok(Self { dir: dir.to_owned(), config, spec, stored, shards, tensors })
@@ -194,6 +196,7 @@ fn pickles(dir: &Path) -> Result<String> {
 
 /// The type of all tensors, or f32 if they differ.
 fn common_type(
+    spec: &ModelSpec,
     tensors: &BTreeMap<Place, (usize, TensorInfo)>,
     shards: &[(Shard, Vec<(String, TensorInfo)>)],
 ) -> StoredType {
@@ -203,12 +206,14 @@ fn common_type(
         return StoredType::of(first.dtype).unwrap_or(StoredType::F32);
     };
     let path = shards[*shard].0.path.display();
+    let place = place.name(spec);
     tracing::warn!("{path}: tensor `{place}` is {:?}, others {:?}: all count as F32", other.dtype, first.dtype);
     StoredType::F32
 }
 
 /// A head beside an embedding that is said to be the head too: the same bytes, or another model than the configuration says.
 fn check_tied(
+    spec: &ModelSpec,
     tensors: &BTreeMap<Place, (usize, TensorInfo)>,
     shards: &[(Shard, Vec<(String, TensorInfo)>)],
     (number, head): (usize, &TensorInfo),
@@ -224,7 +229,7 @@ fn check_tied(
     }
     Err(ModelError::Tensor {
         path: shards[number].0.path.clone(),
-        tensor: Place::global(Parameter::Head).to_string(),
+        tensor: Place::global(Parameter::Head).name(spec),
         got: "another than the embedding".to_owned(),
         want: "the same, for `tie_word_embeddings` is set (set it to false if the head is its own)".to_owned(),
     })
@@ -247,7 +252,7 @@ fn collect(
     }
     let mut tensors = BTreeMap::new();
     for (place, shape) in parameters(spec) {
-        let tensor = place.to_string();
+        let tensor = place.name(spec);
         let Some((number, info)) = found.remove(tensor.as_str()) else {
             return Err(ModelError::MissingTensor { path: index.to_owned(), tensor });
         };
@@ -262,11 +267,11 @@ fn collect(
         }
         tensors.insert(place, (number, info.clone()));
     }
-    let head = Place::global(Parameter::Head).to_string();
+    let head = Place::global(Parameter::Head).name(spec);
     if let Some(head) = found.remove(head.as_str()) {
-        check_tied(&tensors, shards, head)?; // an untied one has been taken
+        check_tied(spec, &tensors, shards, head)?; // an untied one has been taken
     }
-    let superfluous = |name: &str| name.ends_with("rotary_emb.inv_freq");
+    let superfluous = |name: &str| name.ends_with("rotary_emb.inv_freq") || name.ends_with("embeddings.mask_token");
     match found.into_iter().find(|(name, _)| !superfluous(name)) {
         Some((name, (number, _))) => {
             Err(ModelError::UnexpectedTensor { path: shards[number].0.path.clone(), tensor: name.to_owned() })

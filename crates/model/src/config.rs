@@ -1,15 +1,23 @@
 //! `config.json` to [`ModelSpec`]. What families differ in is one row of a table, not a class of its own.
 
 mod deci;
+mod image;
+mod timm;
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use taper_arch::{AttentionSpec, BlockSpec, Family, MlpSpec, ModelSpec, RopeScaling};
+use taper_arch::{Activation, AttentionSpec, BlockSpec, Family, MlpSpec, ModelSpec, NormKind, RopeScaling};
 
 use crate::{ModelError, Result, rope_frequencies};
 
-pub(crate) use deci::translated;
+/// The configuration in the form of transformers, if it is of another form that is known.
+pub(crate) fn translated(path: &Path, config: &Value) -> Result<Option<Value>> {
+    match deci::translated(path, config)? {
+        Some(found) => Ok(Some(found)),
+        None => timm::translated(path, config),
+    }
+}
 
 /// Whether a part exists.
 #[derive(Debug, Clone, Copy)]
@@ -112,11 +120,14 @@ pub fn read(path: &Path, config: &Value) -> Result<ModelSpec> {
         .as_object()
         .ok_or_else(|| ModelError::Config { path: path.to_owned(), reason: "wanted a JSON object".to_owned() })?;
     let config = Config { path, keys };
-    let descriptor = config.descriptor()?;
+    let family = config.family()?;
     if keys.get("quantization_config").is_some_and(|value| !value.is_null()) {
         return Err(config
             .wrong("`quantization_config` is set: quantized weights cannot be pruned; take the original checkpoint"));
     }
+    let Some(descriptor) = DESCRIPTORS.iter().find(|descriptor| descriptor.family == family) else {
+        return image::read(path, keys, family);
+    };
     match config.text("hidden_act")? {
         None | Some("silu" | "swish") => {}
         Some(other) => return Err(config.wrong(&format!("`hidden_act` is {other}, wanted silu"))),
@@ -136,6 +147,10 @@ pub fn read(path: &Path, config: &Value) -> Result<ModelSpec> {
         o_bias: config.has(descriptor.o_bias)?,
         mlp_bias: config.has(descriptor.mlp_bias)?,
         qk_norm: descriptor.qk_norm,
+        norm: NormKind::Rms,
+        activation: Activation::SwiGlu,
+        layer_scale: false,
+        image: None,
         dtype_bytes: 2,
         blocks: config.blocks(descriptor)?,
         latency: None,
@@ -152,10 +167,10 @@ impl Config<'_> {
         ModelError::Config { path: self.path.to_owned(), reason: reason.to_owned() }
     }
 
-    fn descriptor(&self) -> Result<&'static Descriptor> {
+    fn family(&self) -> Result<Family> {
         let known: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
         let name = self.text("model_type")?.ok_or_else(|| self.wrong("`model_type` is missing"))?;
-        DESCRIPTORS.iter().find(|descriptor| descriptor.family.name() == name).ok_or_else(|| {
+        Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| {
             self.wrong(&format!("`model_type` is {name}, which taper cannot read; it reads {}", known.join(", ")))
         })
     }

@@ -88,7 +88,7 @@ fn layers_may_differ_and_skips_win() {
 
 #[test]
 fn every_fault_is_named() {
-    let known = "which taper cannot read; it reads llama, mistral, qwen2, qwen3";
+    let known = "which taper cannot read; it reads deit, dinov2, llama, mistral, qwen2, qwen3, vit";
     for (keys, want) in [
         (json!({"model_type": "gpt2"}), format!("c.json: `model_type` is gpt2, {known}")),
         (json!({"model_type": null}), "c.json: `model_type` is missing".to_owned()),

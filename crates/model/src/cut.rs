@@ -32,7 +32,7 @@ impl Model {
             let reason = format!("{} blocks are selected, the model has {}", blocks.len(), self.blocks.len());
             return Err(ModelError::Selection { place: "blocks".to_owned(), reason });
         }
-        let Self { mut spec, embedding, blocks: whole, norm, head } = self;
+        let Self { mut spec, embedding, images, blocks: whole, norm, head } = self;
         let mut cut = Vec::with_capacity(blocks.len());
         for (index, (block, kept)) in whole.into_iter().zip(blocks).enumerate() {
             let place = |half: SubBlock| format!("block {index}, {half}");
@@ -62,7 +62,7 @@ impl Model {
             };
             cut.push(Block { attention, mlp });
         }
-        Ok(Self { spec, embedding, blocks: cut, norm, head })
+        Ok(Self { spec, embedding, images, blocks: cut, norm, head })
     }
 }
 
@@ -113,14 +113,11 @@ impl Attention {
 
 impl Mlp {
     fn cut(&self, kept: &[usize]) -> std::result::Result<Self, Fault> {
-        let channels = check(kept, self.gate.dims()[0])?;
+        let channels = check(kept, self.up.dims()[0])?;
         let part = |t: &Tensor| pick(t, channels, 1);
-        let bias = match &self.gate_up_bias {
-            Some([gate, up]) => Some([part(gate)?, part(up)?]),
-            None => None,
-        };
-        let (gate, up, down) = (part(&self.gate)?, part(&self.up)?, part(&self.down)?);
-        Ok(Self { gate, up, down, gate_up_bias: bias, ..self.clone() })
+        let optional = |t: &Option<Tensor>| t.as_ref().map(part).transpose();
+        let (gate, gate_bias, up_bias) = (optional(&self.gate)?, optional(&self.gate_bias)?, optional(&self.up_bias)?);
+        Ok(Self { gate, up: part(&self.up)?, down: part(&self.down)?, gate_bias, up_bias, ..self.clone() })
     }
 }
 

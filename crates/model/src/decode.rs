@@ -7,7 +7,7 @@
 use candle_core::Tensor as Host;
 use taper_arch::SubBlock;
 use taper_kernels::cpu::{self, KvCache, decode_attention};
-use taper_kernels::{KernelError, Rope, Tensor, attention, from_units, gather_rows, into_units, rms_norm};
+use taper_kernels::{KernelError, Rope, Tensor, attention, gather_rows, into_units};
 
 use crate::attention::{Context, Projected};
 use crate::error::{at, candle};
@@ -58,6 +58,9 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// [`ModelError::Ids`] if there are none; if the model does not lie on the CPU, where alone generation runs.
     pub fn new(model: &'a Model, capacities: &[usize]) -> Result<Self> {
+        if model.images.is_some() {
+            return Err(ModelError::Images { reason: "the model reads images, and generates nothing".to_owned() });
+        }
         if model.embedding.machine().is_some() {
             return Err(at("generation")(KernelError::Places { op: "decode_attention" }));
         }
@@ -169,7 +172,7 @@ impl<'a> Decoder<'a> {
             1 => self.sequences.iter().map(|sequence| sequence.tokens).collect(),
             _ => (0..length).collect(),
         };
-        let rope = Rope::Host(cpu::Rope::at(&self.frequencies, positions.into_iter()));
+        let rope = Some(Rope::Host(cpu::Rope::at(&self.frequencies, positions.into_iter())));
         let (d_head, eps) = (model.spec.d_head, model.spec.norm_eps);
         let context = Context { sequences, tokens: length, d_head, eps, rope, first: None };
         let mut x = model.embed(ids)?; // [sequences * length, d_model]
@@ -207,18 +210,18 @@ impl Attention {
     ) -> taper_kernels::Result<Tensor> {
         let Projected { q, k, v, .. } = self.project(context, x)?;
         cache.extend(k.host(OP)?, v.host(OP)?)?;
-        let units = match first {
+        let units: Tensor = match first {
             true => attention(&q, &k, &v, self.heads(context))?.out,
             false => decode_attention(q.host(OP)?, cache, &self.kv_of)?.into(),
         };
-        from_units(Some(x), &[(&units, &self.o)], self.o_bias.as_ref())
+        self.result(Some(x), &units)
     }
 }
 
 impl Model {
     /// Logits by rows of the residual stream: `[rows, vocab]`.
     fn next_logits(&self, rows: &Tensor) -> Result<Host> {
-        let hidden = rms_norm(rows, &self.norm, self.spec.norm_eps).map_err(at("final norm"))?;
+        let hidden = self.norm.forward(rows, self.spec.norm_eps).map_err(at("final norm"))?;
         into_units(&hidden, self.head(), None).and_then(|logits| logits.to_host()).map_err(at("head"))
     }
 }

@@ -105,6 +105,12 @@ pub enum ModelError {
         /// Which of those generated.
         sequence: usize,
     },
+    /// Images that are no batch for the model, or a model that reads images where one that reads tokens is wanted.
+    #[error("images: {reason}")]
+    Images {
+        /// What is wrong.
+        reason: String,
+    },
     /// Token ids that are no batch for this model.
     #[error("token ids: {reason}")]
     Ids {

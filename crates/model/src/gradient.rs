@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use taper_kernels::{
-    Result, Tensor, accumulate, add_unit_gradient, column_sums, cpu, rms_norm_weight_gradient, scatter_rows,
-    unit_gradient,
+    Result, Tensor, accumulate, add_unit_gradient, column_dots, column_sums, cpu, from_units,
+    layer_norm_parameter_gradients, rms_norm_weight_gradient, scatter_rows, unit_gradient,
 };
 
 use crate::{Parameter, Place};
@@ -35,6 +35,26 @@ pub enum Gradient<'a> {
         /// Gradient of its output.
         dy: &'a Tensor,
     },
+    /// Of a LayerNorm's weight.
+    LayerNorm {
+        /// Its input, `[…, d]`.
+        x: &'a Tensor,
+        /// Its `eps`.
+        eps: f64,
+        /// Gradient of its output.
+        dy: &'a Tensor,
+    },
+    /// Of the factors of a sub-block's result `y = units · weight + bias`: the column sums of `dy · y`.
+    Scale {
+        /// `[tokens, units]`.
+        units: &'a Tensor,
+        /// `[units, d_model]`.
+        weight: &'a Tensor,
+        /// `[d_model]`.
+        bias: Option<&'a Tensor>,
+        /// Gradient of the product with the factors, `[tokens, d_model]`.
+        dy: &'a Tensor,
+    },
     /// Of the embedding: row `t` of `dy` belongs to row `ids[t]`.
     Rows {
         /// One a token.
@@ -56,6 +76,8 @@ impl Gradient<'_> {
             Self::Matrix { units, other, .. } => unit_gradient(units, other),
             Self::Bias { dy } => column_sums(dy),
             Self::Norm { x, eps, dy } => rms_norm_weight_gradient(x, *eps, dy),
+            Self::LayerNorm { x, eps, dy } => Ok(layer_norm_parameter_gradients(x, *eps, dy)?.0),
+            Self::Scale { units, weight, bias, dy } => column_dots(&from_units(None, &[(units, weight)], *bias)?, dy),
             Self::Rows { ids, dy, vocab } => scatter_rows(ids, dy, *vocab),
         }
     }

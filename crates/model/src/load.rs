@@ -3,13 +3,15 @@
 use candle_core::{DType, Device, Tensor as Host};
 use half::{bf16, f16};
 use rayon::prelude::*;
-use taper_arch::{AttentionSpec, ModelSpec};
+use taper_arch::{AttentionSpec, ModelSpec, NormKind};
 use taper_kernels::Tensor;
 
 use crate::checkpoint::Stored;
 use crate::error::{at, candle};
+use crate::images::Images;
 use crate::model::{Attention, Block, Mlp, Model};
-use crate::parameter::parameters;
+use crate::norm::Norm;
+use crate::parameter::{flattened, parameters};
 use crate::{Checkpoint, ModelError, Parameter, Place, Result, StoredType};
 
 impl Model {
@@ -26,7 +28,8 @@ impl Model {
         }
         let take = |place: Place| {
             let path = checkpoint.dir().to_owned();
-            tensors.get(&place).cloned().ok_or_else(|| ModelError::MissingTensor { path, tensor: place.to_string() })
+            let missing = || ModelError::MissingTensor { path, tensor: place.name(checkpoint.spec()) };
+            tensors.get(&place).cloned().ok_or_else(missing)
         };
         Self::assemble(checkpoint.spec().clone(), &take)
     }
@@ -44,10 +47,12 @@ impl Model {
             let mlp = block.mlp.map(|_| assemble_mlp(&spec, &take)).transpose()?;
             blocks.push(Block { attention, mlp });
         }
-        let head = (!spec.tied_head).then(|| take(Place::global(Parameter::Head))).transpose()?;
-        let embedding = take(Place::global(Parameter::Embedding))?;
-        let norm = take(Place::global(Parameter::FinalNorm))?;
-        Ok(Self { spec, embedding, blocks, norm, head })
+        let global = |parameter| take(Place::global(parameter));
+        let head = (!spec.tied_head).then(|| global(Parameter::Head)).transpose()?;
+        let first = if spec.image.is_some() { Parameter::Patches } else { Parameter::Embedding };
+        let (embedding, images) = (global(first)?, Images::assemble(&spec, &global)?);
+        let norm = assemble_norm(&spec, [Parameter::FinalNorm, Parameter::FinalNormBias], &global)?;
+        Ok(Self { spec, embedding, images, blocks, norm, head })
     }
 }
 
@@ -58,7 +63,7 @@ impl Checkpoint {
     /// [`ModelError::MissingTensor`], or [`ModelError::NotFinite`] naming the first NaN or infinity.
     pub fn values(&self, place: Place) -> Result<Vec<f32>> {
         let values = stored(self, place)?.flatten_all().and_then(|flat| flat.to_dtype(DType::F32)?.to_vec1());
-        values.map_err(candle("load")).map_err(at(place.to_string()))
+        values.map_err(candle("load")).map_err(at(place.name(self.spec())))
     }
 
     /// The bytes of one parameter as they lie in the file, row by row, little-endian, if they are of the type `wanted`.
@@ -66,7 +71,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`values`](Self::values).
     pub fn raw(&self, place: Place, wanted: StoredType) -> Result<Option<&[u8]>> {
-        let missing = || ModelError::MissingTensor { path: self.dir().to_owned(), tensor: place.to_string() };
+        let missing = || ModelError::MissingTensor { path: self.dir().to_owned(), tensor: place.name(self.spec()) };
         let Stored { stored: kind, bytes, .. } = self.tensor(place).ok_or_else(missing)?;
         if kind != wanted {
             return Ok(None); // before all of it is looked at
@@ -88,6 +93,14 @@ impl Checkpoint {
     }
 }
 
+fn assemble_norm(
+    spec: &ModelSpec,
+    [weight, bias]: [Parameter; 2],
+    take: &dyn Fn(Parameter) -> Result<Tensor>,
+) -> Result<Norm> {
+    Ok(Norm { weight: take(weight)?, bias: (spec.norm == NormKind::Layer).then(|| take(bias)).transpose()? })
+}
+
 fn assemble_attention(
     spec: &ModelSpec,
     attention: AttentionSpec,
@@ -99,7 +112,7 @@ fn assemble_attention(
         if on { Ok(Some([take(a)?, take(b)?, take(c)?])) } else { Ok(None) }
     };
     Ok(Attention {
-        norm: take(P::AttentionNorm)?,
+        norm: assemble_norm(spec, [P::AttentionNorm, P::AttentionNormBias], take)?,
         q: take(P::Q)?,
         k: take(P::K)?,
         v: take(P::V)?,
@@ -107,6 +120,7 @@ fn assemble_attention(
         qkv_bias: all(spec.qkv_bias, [P::QBias, P::KBias, P::VBias])?,
         o_bias: spec.o_bias.then(|| take(P::OBias)).transpose()?,
         qk_norm: if spec.qk_norm { Some([take(P::QNorm)?, take(P::KNorm)?]) } else { None },
+        scale: spec.layer_scale.then(|| take(P::AttentionScale)).transpose()?,
         kv_of: (0..attention.n_heads).map(|head| head / attention.heads_per_group()).collect(),
         n_kv_heads: attention.n_kv_heads,
         window: attention.window,
@@ -115,33 +129,43 @@ fn assemble_attention(
 
 fn assemble_mlp(spec: &ModelSpec, take: &dyn Fn(Parameter) -> Result<Tensor>) -> Result<Mlp> {
     use Parameter as P;
+    let (gated, bias) = (spec.activation.gated(), spec.mlp_bias);
+    let optional = |on: bool, parameter| on.then(|| take(parameter)).transpose();
     Ok(Mlp {
-        norm: take(P::MlpNorm)?,
-        gate: take(P::Gate)?,
+        norm: assemble_norm(spec, [P::MlpNorm, P::MlpNormBias], take)?,
+        activation: spec.activation,
+        gate: optional(gated, P::Gate)?,
         up: take(P::Up)?,
         down: take(P::Down)?,
-        gate_up_bias: if spec.mlp_bias { Some([take(P::GateBias)?, take(P::UpBias)?]) } else { None },
-        down_bias: spec.mlp_bias.then(|| take(P::DownBias)).transpose()?,
+        gate_bias: optional(gated && bias, P::GateBias)?,
+        up_bias: optional(bias, P::UpBias)?,
+        down_bias: optional(bias, P::DownBias)?,
+        scale: optional(spec.layer_scale, P::MlpScale)?,
     })
 }
 
 /// Units as rows.
 fn read(checkpoint: &Checkpoint, place: Place) -> Result<Tensor> {
     let tensor = stored(checkpoint, place)?;
+    let flat = tensor.reshape(flattened(place.parameter, tensor.dims()));
+    let tensor = flat.map_err(candle("load")).map_err(at(place.name(checkpoint.spec())))?;
+    let rows = matches!(place.parameter, Parameter::ClassToken | Parameter::DistillationToken | Parameter::Positions);
     let tensor = match tensor.dims() {
+        [_, _] if rows => tensor.to_dtype(DType::F32),
         [_, _] if place.parameter.transposed() => tensor.t().and_then(|t| t.contiguous()),
         [_, _] => Ok(tensor),
         _ => tensor.to_dtype(DType::F32), // norms and biases
     };
-    Ok(tensor.map_err(candle("load")).map_err(at(place.to_string()))?.into())
+    Ok(tensor.map_err(candle("load")).map_err(at(place.name(checkpoint.spec())))?.into())
 }
 
 /// As it lies in the file, in the type it is stored in.
 fn stored(checkpoint: &Checkpoint, place: Place) -> Result<Host> {
-    let missing = || ModelError::MissingTensor { path: checkpoint.dir().to_owned(), tensor: place.to_string() };
+    let missing =
+        || ModelError::MissingTensor { path: checkpoint.dir().to_owned(), tensor: place.name(checkpoint.spec()) };
     let stored = checkpoint.tensor(place).ok_or_else(missing)?;
     let not_finite = |index: usize, value: f32| {
-        let (path, tensor) = (stored.path.to_owned(), place.to_string());
+        let (path, tensor) = (stored.path.to_owned(), place.name(checkpoint.spec()));
         ModelError::NotFinite { path, tensor, index, value }
     };
     let pairs = || stored.bytes.chunks_exact(2).map(|b| [b[0], b[1]]);

@@ -41,7 +41,8 @@ impl Model {
             spec: self.spec.clone(),
             embedding: to(&self.embedding).map_err(at("embedding"))?,
             blocks: self.blocks.iter().enumerate().map(block).collect::<Result<_>>()?,
-            norm: to(&self.norm).map_err(at("final norm"))?,
+            images: self.images.as_ref().map(|images| images.each(&to)).transpose().map_err(at("embedding"))?,
+            norm: self.norm.each(&to).map_err(at("final norm"))?,
             head: self.head.as_ref().map(to).transpose().map_err(at("head"))?,
         })
     }
@@ -73,7 +74,7 @@ fn each<const N: usize>(tensors: &Option<[Tensor; N]>, to: &To<'_>) -> taper_ker
 impl Attention {
     fn each(&self, to: &To<'_>) -> taper_kernels::Result<Self> {
         Ok(Self {
-            norm: to(&self.norm)?,
+            norm: self.norm.each(to)?,
             q: to(&self.q)?,
             k: to(&self.k)?,
             v: to(&self.v)?,
@@ -81,6 +82,7 @@ impl Attention {
             qkv_bias: each(&self.qkv_bias, to)?,
             o_bias: self.o_bias.as_ref().map(to).transpose()?,
             qk_norm: each(&self.qk_norm, to)?,
+            scale: self.scale.as_ref().map(to).transpose()?,
             kv_of: self.kv_of.clone(),
             ..*self
         })
@@ -89,13 +91,17 @@ impl Attention {
 
 impl Mlp {
     fn each(&self, to: &To<'_>) -> taper_kernels::Result<Self> {
+        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(to).transpose();
         Ok(Self {
-            norm: to(&self.norm)?,
-            gate: to(&self.gate)?,
+            norm: self.norm.each(to)?,
+            activation: self.activation,
+            gate: optional(&self.gate)?,
             up: to(&self.up)?,
             down: to(&self.down)?,
-            gate_up_bias: each(&self.gate_up_bias, to)?,
-            down_bias: self.down_bias.as_ref().map(to).transpose()?,
+            gate_bias: optional(&self.gate_bias)?,
+            up_bias: optional(&self.up_bias)?,
+            down_bias: optional(&self.down_bias)?,
+            scale: optional(&self.scale)?,
         })
     }
 }

@@ -3,10 +3,10 @@
 //! All in values a token (of f32 on the CPU, of the model's type on a machine), `d` = d_model, `q` and `kv` = width of all query and all KV heads, `f` = d_ff:
 //!
 //! - residual streams kept for the backward pass: `2 · blocks · d`, one a sub-block;
-//! - insides of an attention, kept or computed again: `d + 2q + 2kv` (`+ q + kv` if q and k are normed); of an MLP: `d + 3f`;
-//!   `Recompute::Cheap` keeps `d` less of an attention, `d + f` less of an MLP;
+//! - insides of an attention, kept or computed again: `d + 2q + 2kv` (`+ q + kv` if q and k are normed); of an MLP: `d + 3f`, `d + 2f` without
+//!   a gate; `Recompute::Cheap` keeps `d` less of an attention, `d + f` less of an MLP;
 //! - working set on top, at its widest: attention forward `q + 2d`, backward `3q + 4kv + 2d`; MLP forward `2d`, backward
-//!   `2f + 2d`;
+//!   `2f + 2d`, `f + 2d` without a gate; `d` more each where results have factors;
 //! - the head works on a piece of the logits, of [`LOGITS`] values at most, and on `d`, backward `3d`;
 //! - weights of 16 bits, on the CPU: a tile of at most [`TILE`] values, widened;
 //! - products, on the CPU: at most [`PACKED`] values of a weight, packed.
@@ -109,6 +109,7 @@ struct Half {
 
 fn halves(spec: &ModelSpec, block: &BlockSpec) -> impl Iterator<Item = Half> + use<> {
     let d = spec.d_model;
+    let factors = if spec.layer_scale { d } else { 0 };
     let attention = block.attention.map(|a| {
         let (q, kv) = (a.n_heads * spec.d_head, a.n_kv_heads * spec.d_head);
         let unnormed = if spec.qk_norm { q + kv } else { 0 };
@@ -116,16 +117,17 @@ fn halves(spec: &ModelSpec, block: &BlockSpec) -> impl Iterator<Item = Half> + u
             insides: d + 2 * q + 2 * kv + unnormed,
             cheap: d,
             again: 0,
-            forward: q + 2 * d,
-            backward: 3 * q + 4 * kv + 2 * d,
+            forward: q + 2 * d + factors,
+            backward: 3 * q + 4 * kv + 2 * d + factors,
         }
     });
+    let into = if spec.activation.gated() { 2 } else { 1 };
     let mlp = block.mlp.map(|m| Half {
-        insides: d + 3 * m.d_ff,
+        insides: d + (into + 1) * m.d_ff,
         cheap: d + m.d_ff,
         again: m.d_ff,
-        forward: 2 * d,
-        backward: 2 * m.d_ff + 2 * d,
+        forward: 2 * d + factors,
+        backward: into * m.d_ff + 2 * d + factors,
     });
     attention.into_iter().chain(mlp)
 }

@@ -1,9 +1,12 @@
 //! A model in memory: weights as the engine wants them, units as rows.
 
-use taper_arch::{ModelSpec, RopeScaling};
+use taper_arch::{Activation, ModelSpec, RopeScaling};
 use taper_kernels::Tensor;
 
-/// Weights of a decoder-only transformer on one device. Cloning is cheap: tensors are shared.
+use crate::images::Images;
+use crate::norm::Norm;
+
+/// Weights of a transformer on one device. Cloning is cheap: tensors are shared.
 ///
 /// Matrices keep the type of their checkpoint (f32, f16 or bf16) and are widened tile by tile where they are multiplied, so
 /// that a model takes no more memory than its file; norms and biases are f32.
@@ -12,10 +15,11 @@ use taper_kernels::Tensor;
 #[derive(Debug, Clone)]
 pub struct Model {
     pub(crate) spec: ModelSpec,
-    pub(crate) embedding: Tensor, // [vocab, d_model]
+    pub(crate) embedding: Tensor, // [vocab, d_model]; of a model of images [d_model, channels * patch * patch]
+    pub(crate) images: Option<Images>,
     pub(crate) blocks: Vec<Block>,
-    pub(crate) norm: Tensor,         // [d_model]
-    pub(crate) head: Option<Tensor>, // [vocab, d_model]; the embedding if none
+    pub(crate) norm: Norm,
+    pub(crate) head: Option<Tensor>, // [vocab, d_model], [classes, pooled * d_model]; the embedding if none
 }
 
 #[derive(Debug, Clone)]
@@ -26,14 +30,15 @@ pub(crate) struct Block {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
-    pub(crate) norm: Tensor, // [d_model]
-    pub(crate) q: Tensor,    // [n_heads * d_head, d_model]
-    pub(crate) k: Tensor,    // [n_kv_heads * d_head, d_model]
-    pub(crate) v: Tensor,    // [n_kv_heads * d_head, d_model]
-    pub(crate) o: Tensor,    // [n_heads * d_head, d_model]: transposed
+    pub(crate) norm: Norm,
+    pub(crate) q: Tensor, // [n_heads * d_head, d_model]
+    pub(crate) k: Tensor, // [n_kv_heads * d_head, d_model]
+    pub(crate) v: Tensor, // [n_kv_heads * d_head, d_model]
+    pub(crate) o: Tensor, // [n_heads * d_head, d_model]: transposed
     pub(crate) qkv_bias: Option<[Tensor; 3]>,
     pub(crate) o_bias: Option<Tensor>,       // [d_model]
     pub(crate) qk_norm: Option<[Tensor; 2]>, // [d_head] each
+    pub(crate) scale: Option<Tensor>,        // [d_model]
     pub(crate) kv_of: Vec<usize>,            // KV head of each query head
     pub(crate) n_kv_heads: usize,
     pub(crate) window: Option<usize>,
@@ -41,12 +46,15 @@ pub(crate) struct Attention {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Mlp {
-    pub(crate) norm: Tensor, // [d_model]
-    pub(crate) gate: Tensor, // [d_ff, d_model]
-    pub(crate) up: Tensor,   // [d_ff, d_model]
-    pub(crate) down: Tensor, // [d_ff, d_model]: transposed
-    pub(crate) gate_up_bias: Option<[Tensor; 2]>,
+    pub(crate) norm: Norm,
+    pub(crate) activation: Activation,
+    pub(crate) gate: Option<Tensor>, // [d_ff, d_model]
+    pub(crate) up: Tensor,           // [d_ff, d_model]
+    pub(crate) down: Tensor,         // [d_ff, d_model]: transposed
+    pub(crate) gate_bias: Option<Tensor>,
+    pub(crate) up_bias: Option<Tensor>,
     pub(crate) down_bias: Option<Tensor>, // [d_model]
+    pub(crate) scale: Option<Tensor>,     // [d_model]
 }
 
 impl Model {
@@ -55,11 +63,7 @@ impl Model {
         &self.spec
     }
 
-    /// The output head, `[vocab, d_model]`: the embedding if it is tied to that.
-    pub fn output_head(&self) -> &Tensor {
-        self.head()
-    }
-
+    /// The weight of the head: the embedding if it is tied to that. See [`output_head`](Self::output_head).
     pub(crate) fn head(&self) -> &Tensor {
         self.head.as_ref().unwrap_or(&self.embedding)
     }

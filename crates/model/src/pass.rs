@@ -156,7 +156,7 @@ impl Model {
     /// # Errors
     /// If an id is outside the vocabulary, or an operation fails.
     pub fn pass<'a>(&self, batch: Batch<'a>, options: PassOptions<'_>) -> Result<Pass<'a>> {
-        self.pass_over(batch, (0..self.blocks.len(), self.embed(batch.ids)?), options)
+        self.pass_over(batch, (0..self.blocks.len(), self.embedded(batch)?), options)
     }
 
     /// Goes forward through `blocks` from the residual stream `x` before them.

@@ -15,6 +15,7 @@ use taper_kernels::Tensor;
 
 use crate::error::{at, candle};
 use crate::model::Model;
+use crate::parameter::parameters;
 use crate::{ModelError, Parameter, Place, Result};
 
 /// How weights are stored.
@@ -82,7 +83,7 @@ pub fn save(model: &Model, dir: &Path, stored: StoredType, shard_bytes: u64) -> 
         }
         if let Some((used, shard)) = shards.last_mut() {
             *used += size;
-            shard.insert(place.to_string(), entry);
+            shard.insert(place.name(&model.spec), entry);
         }
     }
     let count = shards.len();
@@ -151,19 +152,25 @@ impl View for Entry {
 /// All tensors in the order of the model, each checked to fit `stored`.
 fn entries(model: &Model, dir: &Path, stored: StoredType) -> Result<Vec<(Place, Entry)>> {
     let mut entries = Vec::new();
+    let shapes: BTreeMap<Place, Vec<usize>> = parameters(model.without_empty_blocks().spec()).into_iter().collect();
     for (place, tensor) in model.tensors() {
-        let tensor = tensor.to_host().map_err(at(place.to_string()))?;
-        let tensor = if place.parameter.transposed() { tensor.t() } else { Ok(tensor) };
-        let tensor = tensor.map_err(candle("save")).map_err(at(place.to_string()))?;
+        let name = place.name(&model.spec);
+        let tensor = tensor.to_host().map_err(at(name.clone()))?;
+        let tensor = if place.parameter.transposed() {
+            tensor.t()
+        } else {
+            shapes.get(&place).map_or_else(|| Ok(tensor.clone()), |shape| tensor.reshape(&shape[..]))
+        };
+        let tensor = tensor.map_err(candle("save")).map_err(at(name.clone()))?;
         let entry = Entry { tensor, stored };
         let fits = |x: f32| match stored {
             StoredType::F32 => x.is_finite(),
             StoredType::F16 => f16::from_f32(x).is_finite(),
             StoredType::BF16 => bf16::from_f32(x).is_finite(),
         };
-        let values = entry.values().map_err(candle("save")).map_err(at(place.to_string()))?;
+        let values = entry.values().map_err(candle("save")).map_err(at(name.clone()))?;
         if let Some(index) = values.iter().position(|x| !fits(*x)) {
-            let (path, tensor) = (dir.to_owned(), format!("{place} as {}", stored.name()));
+            let (path, tensor) = (dir.to_owned(), format!("{name} as {}", stored.name()));
             return Err(ModelError::NotFinite { path, tensor, index, value: values[index] });
         }
         entries.push((place, entry));
@@ -205,13 +212,18 @@ impl Model {
     pub fn tensors(&self) -> Vec<(Place, Tensor)> {
         use Parameter as P;
         let model = self.without_empty_blocks();
-        let mut all = vec![(Place::global(P::Embedding), model.embedding.clone())];
+        let global = |parameter, tensor: &Tensor| (Place::global(parameter), tensor.clone());
+        let mut all = match &model.images {
+            None => vec![global(P::Embedding, &model.embedding)],
+            Some(images) => images.tensors(&model.embedding).map(|(p, tensor)| global(p, tensor)).collect(),
+        };
         for (index, block) in model.blocks.iter().enumerate() {
             let mut put = |parts: &[(Parameter, &Tensor)]| {
                 all.extend(parts.iter().map(|(parameter, tensor)| (Place::of(index, *parameter), (*tensor).clone())));
             };
             if let Some(a) = &block.attention {
-                put(&[(P::AttentionNorm, &a.norm)]);
+                put(&[(P::AttentionNorm, &a.norm.weight)]);
+                a.norm.bias.iter().for_each(|t| put(&[(P::AttentionNormBias, t)]));
                 put(&[(P::Q, &a.q), (P::K, &a.k), (P::V, &a.v), (P::O, &a.o)]);
                 if let Some([q, k, v]) = &a.qkv_bias {
                     put(&[(P::QBias, q), (P::KBias, k), (P::VBias, v)]);
@@ -220,18 +232,26 @@ impl Model {
                 if let Some([q, k]) = &a.qk_norm {
                     put(&[(P::QNorm, q), (P::KNorm, k)]);
                 }
+                a.scale.iter().for_each(|t| put(&[(P::AttentionScale, t)]));
             }
             if let Some(m) = &block.mlp {
-                put(&[(P::MlpNorm, &m.norm)]);
-                put(&[(P::Gate, &m.gate), (P::Up, &m.up), (P::Down, &m.down)]);
-                if let Some([gate, up]) = &m.gate_up_bias {
-                    put(&[(P::GateBias, gate), (P::UpBias, up)]);
-                }
-                m.down_bias.iter().for_each(|t| put(&[(P::DownBias, t)]));
+                put(&[(P::MlpNorm, &m.norm.weight)]);
+                m.norm.bias.iter().for_each(|t| put(&[(P::MlpNormBias, t)]));
+                m.gate.iter().for_each(|t| put(&[(P::Gate, t)]));
+                put(&[(P::Up, &m.up), (P::Down, &m.down)]);
+                let optional = [
+                    (P::GateBias, &m.gate_bias),
+                    (P::UpBias, &m.up_bias),
+                    (P::DownBias, &m.down_bias),
+                    (P::MlpScale, &m.scale),
+                ];
+                optional.iter().for_each(|(p, t)| t.iter().for_each(|t| put(&[(*p, t)])));
             }
         }
-        all.push((Place::global(P::FinalNorm), model.norm.clone()));
-        all.extend(model.head.iter().map(|head| (Place::global(P::Head), head.clone())));
+        all.push(global(P::FinalNorm, &model.norm.weight));
+        all.extend(model.norm.bias.iter().map(|bias| global(P::FinalNormBias, bias)));
+        all.extend(model.head.iter().map(|head| global(P::Head, head)));
+        all.extend(model.images.iter().flat_map(|images| images.heads()).map(|(p, tensor)| global(p, tensor)));
         all
     }
 }

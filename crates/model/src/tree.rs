@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use taper_arch::SubBlock;
 use taper_kernels::cpu::{self, token_scores, tree_attention};
-use taper_kernels::{Rope, Run, Tensor, Tree, from_units, gather_rows, rms_norm};
+use taper_kernels::{Rope, Run, Tensor, Tree, gather_rows};
 
 use crate::attention::{Context, Projected};
 use crate::error::at;
@@ -150,7 +150,7 @@ impl Model {
         rows.dedup();
         let kept = gather_rows(&x, &rows).map_err(at("head"))?; // [rows, d_model]
         drop(x);
-        let hidden = rms_norm(&kept, &self.norm, self.spec.norm_eps).map_err(at("final norm"))?;
+        let hidden = self.norm.forward(&kept, self.spec.norm_eps).map_err(at("final norm"))?;
         let among = |row: usize| rows.partition_point(|other| (*other as usize) < row);
         let wanted: Vec<(usize, u32)> = wanted.iter().map(|(row, token)| (among(*row), *token)).collect();
         let host = |tensor: &'_ Tensor| tensor.host("token_scores").cloned();
@@ -162,7 +162,7 @@ impl Model {
     pub(crate) fn run_tree(&self, layout: &Layout, seen: &mut Seen<'_>) -> Result<Tensor> {
         let positions = layout.runs.iter().flat_map(|run| (0..run.rows.len()).map(|token| run.start() + token));
         let positions: Vec<usize> = positions.collect();
-        let rope = Rope::Host(cpu::Rope::at(&rope_frequencies(&self.spec), positions.into_iter()));
+        let rope = Some(Rope::Host(cpu::Rope::at(&rope_frequencies(&self.spec), positions.into_iter())));
         let tokens = layout.tokens.len();
         let context =
             Context { sequences: 1, tokens, d_head: self.spec.d_head, eps: self.spec.norm_eps, rope, first: None };
@@ -196,8 +196,8 @@ impl Attention {
         let tree =
             Tree { runs, d_head: context.d_head, kv_of: &self.kv_of, n_kv_heads: self.n_kv_heads, window: self.window };
         const OP: &str = "tree_attention";
-        let units = tree_attention(q.host(OP)?, k.host(OP)?, v.host(OP)?, tree)?.into();
-        from_units(Some(x), &[(&units, &self.o)], self.o_bias.as_ref())
+        let units: Tensor = tree_attention(q.host(OP)?, k.host(OP)?, v.host(OP)?, tree)?.into();
+        self.result(Some(x), &units)
     }
 }
 

@@ -69,11 +69,11 @@ fn loss_and_every_gradient_are_those_of_pytorch() {
                 if place.parameter.transposed() {
                     found = found.t().unwrap();
                 }
-                assert_eq!(found.dims(), shape, "{place}");
-                let wanted = flat(&golden.values[&format!("grad.{place}")]);
+                assert_eq!(found.dims(), shape, "{place:?}");
+                let wanted = flat(&golden.values[&format!("grad.{}", place.name(golden.model.spec()))]);
                 let largest = wanted.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
                 let worst = testkit::max_abs_diff(&flat(&found), &wanted) / f64::from(largest);
-                assert!(worst <= GRADIENT, "{} {place}: {worst}", folder.display());
+                assert!(worst <= GRADIENT, "{} {place:?}: {worst}", folder.display());
             }
         }
     }
@@ -93,7 +93,7 @@ fn pieces_of_a_batch_give_the_gradient_of_the_whole() {
     for (place, gradient) in whole {
         assert!(
             testkit::relative_difference(&pieces[&place].to_vec().unwrap(), &gradient.to_vec().unwrap()) < 1e-5,
-            "{place}"
+            "{place:?}"
         );
     }
 }

@@ -96,9 +96,9 @@ fn compare(what: &str, [ours, cpu]: [&Model; 2], batch: Batch<'_>, most: [f64; 2
         assert!(found.by_place.keys().eq(wanted_gradients.by_place.keys()), "{what}");
         for (place, wanted) in &wanted_gradients.by_place {
             let got = &found.by_place[place];
-            assert!(got.machine().is_some() && got.dims() == wanted.dims(), "{what} {place}");
+            assert!(got.machine().is_some() && got.dims() == wanted.dims(), "{what} {place:?}");
             let away = testkit::relative_difference(&got.to_vec().unwrap(), &wanted.to_vec().unwrap());
-            assert!(away <= most[1], "{what} {place}, {recompute:?}: {away:e}");
+            assert!(away <= most[1], "{what} {place:?}, {recompute:?}: {away:e}");
             worst[1] = worst[1].max(away);
         }
     }

@@ -20,7 +20,7 @@ enum Kept {
     Cuda(cuda::Attended),
 }
 
-/// Causal softmax attention with grouped heads and an optional window.
+/// Softmax attention with grouped heads, causal with an optional window, or full.
 ///
 /// # Shapes
 /// `q` `[sequences · tokens, n_heads · d_head]`, `k` and `v` `[sequences · tokens, n_kv_heads · d_head]`.
@@ -35,7 +35,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
             Attended { out: attended.out.clone().into(), kept: Kept::Host(attended) }
         }
         Tensor::Cuda(q) => {
-            let attended = cuda::attention(q, k.array(OP, q)?, v.array(OP, q)?, heads, Sight::Causal)?;
+            let attended = cuda::attention(q, k.array(OP, q)?, v.array(OP, q)?, heads, sight(heads))?;
             Attended { out: attended.out.clone().into(), kept: Kept::Cuda(attended) }
         }
     })
@@ -63,10 +63,14 @@ pub fn attention_backward(
         (Tensor::Cuda(q), Kept::Cuda(kept)) => {
             attended.out.array(OP, q)?;
             let (inputs, dout) = ([q, k.array(OP, q)?, v.array(OP, q)?], dout.array(OP, q)?);
-            Ok(cuda::attention_backward(inputs, heads, Sight::Causal, kept, dout)?.map(Tensor::from))
+            Ok(cuda::attention_backward(inputs, heads, sight(heads), kept, dout)?.map(Tensor::from))
         }
         _ => Err(KernelError::Places { op: OP }),
     }
+}
+
+fn sight(heads: Heads<'_>) -> Sight {
+    if heads.full { Sight::Full } else { Sight::Causal }
 }
 
 /// Cosines and sines of some positions in a row, where they are needed.

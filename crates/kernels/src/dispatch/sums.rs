@@ -38,6 +38,31 @@ pub fn scale_sequences(x: &Tensor, factors: &[f32]) -> Result<Tensor> {
     Ok(cpu::scale_sequences(x.host("scale_sequences")?, factors)?.into())
 }
 
+/// `base + x · factors[column]`; no base is zero. On the CPU alone.
+///
+/// # Shapes
+/// `x` and `base` `[rows, d]`, `factors` `[d]`; the result is as `x`.
+///
+/// # Errors
+/// If shapes, type or device do not fit.
+pub fn scale_columns(base: Option<&Tensor>, x: &Tensor, factors: &Tensor) -> Result<Tensor> {
+    const OP: &str = "scale_columns";
+    let base = base.map(|base| base.host(OP)).transpose()?;
+    Ok(cpu::scale_columns(base, x.host(OP)?, factors.host(OP)?)?.into())
+}
+
+/// `Σ_rows x · y` of each column, in f32: the gradient of the factors of [`scale_columns`]. On the CPU alone.
+///
+/// # Shapes
+/// `x` and `y` `[rows, d]`; the result is `[d]`.
+///
+/// # Errors
+/// If shapes, type or device do not fit.
+pub fn column_dots(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    const OP: &str = "column_dots";
+    Ok(cpu::column_dots(x.host(OP)?, y.host(OP)?)?.into())
+}
+
 /// Sum of each column, in f32: the gradient of a bias.
 ///
 /// # Shapes

@@ -10,8 +10,16 @@ use super::*;
 
 fn bits() -> Vec<u64> {
     let (x, y, ids) = (random("x", 0, &[301, 96]), random("y", 0, &[301, 96]), [3_u32, 5, 3, 250].repeat(80));
-    let heads =
-        Heads { sequences: 7, tokens: 43, d_head: 8, kv_of: &[0, 0, 1, 2], n_kv_heads: 3, window: None, first: None };
+    let heads = Heads {
+        sequences: 7,
+        tokens: 43,
+        d_head: 8,
+        kv_of: &[0, 0, 1, 2],
+        n_kv_heads: 3,
+        window: None,
+        first: None,
+        full: false,
+    };
     let (q, kv) = (x.narrow(1, 0, 32).unwrap(), y.narrow(1, 0, 24).unwrap());
     let (q, kv) = (q.contiguous().unwrap(), kv.contiguous().unwrap());
     let attended = attention(&q, &kv, &kv, heads).unwrap();

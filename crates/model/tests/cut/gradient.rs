@@ -24,11 +24,11 @@ fn worst(tiny: &Tiny, model: &Model, mut reference: Reference, about: &str) -> f
     for (number, (place, shape)) in parameters(model.spec()).into_iter().enumerate() {
         let formed = sink.by_place[&place].to_host().unwrap();
         let found = flat(&if place.parameter.transposed() { formed.t().unwrap() } else { formed.clone() });
-        assert_eq!(found.len(), shape.iter().product::<usize>(), "{about} {place}");
+        assert_eq!(found.len(), shape.iter().product::<usize>(), "{about} {place:?}");
         let largest = (0..found.len()).max_by(|a, b| found[*a].abs().total_cmp(&found[*b].abs())).unwrap();
         let random = (1..SAMPLE).map(|k| stream(5, about, number as u64, k).random_range(0..found.len()));
         for entry in std::iter::once(largest).chain(random) {
-            let name = place.to_string();
+            let name = place.name(model.spec());
             let value = reference.weights[&name][entry];
             let mut loss = |at: f64| {
                 reference.weights.get_mut(&name).unwrap()[entry] = at;
@@ -38,7 +38,7 @@ fn worst(tiny: &Tiny, model: &Model, mut reference: Reference, about: &str) -> f
             reference.weights.get_mut(&name).unwrap()[entry] = value;
             let scale = slope.abs().max(1e-2 * f64::from(found[largest]).abs());
             let difference = (f64::from(found[entry]) - slope).abs() / scale;
-            assert!(difference <= RELATIVE, "{about} {place}[{entry}]: {} and slope {slope}", found[entry]);
+            assert!(difference <= RELATIVE, "{about} {place:?}[{entry}]: {} and slope {slope}", found[entry]);
             worst = worst.max(difference);
         }
     }

@@ -92,8 +92,8 @@ impl Tiny {
             }
         }
         let tensor = |(place, shape): (Place, Vec<usize>)| {
-            let values: Vec<f32> = weights[&place.to_string()].iter().map(|w| *w as f32).collect();
-            (place.to_string(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+            let values: Vec<f32> = weights[&place.name(self.spec())].iter().map(|w| *w as f32).collect();
+            (place.name(self.spec()), Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
         };
         let tensors = parameters(self.spec()).into_iter().map(tensor).collect();
         let folder = tempfile::tempdir().unwrap();

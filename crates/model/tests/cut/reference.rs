@@ -58,7 +58,7 @@ impl Reference {
         let stored = |(place, tensor): (taper_model::Place, taper_kernels::Tensor)| {
             let tensor = tensor.to_host().unwrap();
             let tensor = if place.parameter.transposed() { tensor.t().unwrap() } else { tensor };
-            (place.to_string(), values(&tensor))
+            (place.name(whole), values(&tensor))
         };
         let kv_of = kept.iter().zip(stored_kv_of(whole)).map(|(kept, kv_of)| {
             let kept = kept.attention.as_ref();

@@ -103,7 +103,7 @@ fn prefixes_are_views_of_the_sorted_model() {
             let prefix = sorted.cut(&prefixes(tiny.spec(), &arch).unwrap().blocks).unwrap();
             let whole = memories(&sorted);
             for (place, memory) in memories(&prefix) {
-                assert_eq!(whole[&place], memory, "{} {arch} {place} is a copy", tiny.name);
+                assert_eq!(whole[&place], memory, "{} {arch} {place:?} is a copy", tiny.name);
             }
         }
         // heads are in order of rank, so two of each group are a prefix only while all groups stay
@@ -113,7 +113,7 @@ fn prefixes_are_views_of_the_sorted_model() {
             let whole = memories(&sorted);
             for (place, memory) in memories(&prefix) {
                 let copied = matches!(place.parameter, P::Q | P::O | P::QBias);
-                assert_eq!(whole[&place] != memory, copied, "{} {arch} {place}", tiny.name);
+                assert_eq!(whole[&place] != memory, copied, "{} {arch} {place:?}", tiny.name);
             }
         }
     }

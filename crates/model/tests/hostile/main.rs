@@ -174,7 +174,7 @@ impl Trials {
 fn check_model(about: &str, model: &Model) {
     for (place, tensor) in model.tensors() {
         let values: Vec<f32> = tensor.to_vec().unwrap();
-        assert!(values.iter().all(|value| value.is_finite()), "{about}: {place}");
+        assert!(values.iter().all(|value| value.is_finite()), "{about}: {place:?}");
     }
     let ids = [1, 5, 2, 9];
     let logits = catch_unwind(AssertUnwindSafe(|| model.logits(Batch::new(&ids, 4).unwrap())));

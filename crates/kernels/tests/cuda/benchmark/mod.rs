@@ -89,8 +89,16 @@ fn elementwise(machine: &Gpu) -> Vec<Row> {
 
 fn attentions(machine: &Gpu) -> Vec<Row> {
     let kv_of: Vec<usize> = (0..32).collect();
-    let heads =
-        Heads { sequences: 2, tokens: 4096, d_head: 128, kv_of: &kv_of, n_kv_heads: 32, window: None, first: None };
+    let heads = Heads {
+        sequences: 2,
+        tokens: 4096,
+        d_head: 128,
+        kv_of: &kv_of,
+        n_kv_heads: 32,
+        window: None,
+        first: None,
+        full: false,
+    };
     let [q, k, v] = [(); 3].map(|()| values(machine, &[TOKENS, D_MODEL]));
     // Two products over half of all pairs; the backward does five, counted as such though two are done twice.
     let flops = 2.0 * 2.0 * 2.0 * 32.0 * 128.0 * 4096_f64.powi(2) / 2.0;

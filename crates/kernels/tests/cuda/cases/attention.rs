@@ -37,6 +37,7 @@ impl Case {
             n_kv_heads: self.n_kv_heads,
             window: self.window,
             first: None,
+            full: matches!(self.sight, Sight::Full),
         }
     }
 
@@ -95,8 +96,16 @@ pub fn backward(machine: &Gpu) {
 
 pub fn arguments_are_checked(machine: &Gpu) {
     let x = |columns| Array::of(machine, &vec![0.0; 3 * columns], &[3, columns], Storage::F32).unwrap();
-    let heads =
-        |kv_of, d_head| Heads { sequences: 1, tokens: 3, d_head, kv_of, n_kv_heads: 1, window: None, first: None };
+    let heads = |kv_of, d_head| Heads {
+        sequences: 1,
+        tokens: 3,
+        d_head,
+        kv_of,
+        n_kv_heads: 1,
+        window: None,
+        first: None,
+        full: false,
+    };
     let refusal = |q: &Array, heads: Heads<'_>| {
         let k = x(heads.d_head);
         attention(q, &k, &k, heads, Sight::Causal).unwrap_err().to_string()

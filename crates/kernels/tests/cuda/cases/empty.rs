@@ -25,7 +25,16 @@ pub fn nothing_in_gives_nothing_out_or_zeros(machine: &Gpu) {
         assert_eq!(column_square_sums(&none).unwrap(), [0.0; 4]);
         assert!(row_abs_sums(&none).unwrap().is_empty());
         assert_eq!(moments(&f32s, &x, Some(&[])).unwrap().wait().unwrap().moments, Moments::default());
-        let heads = Heads { sequences: 1, tokens: 0, d_head: 4, kv_of: &[0], n_kv_heads: 1, window: None, first: None };
+        let heads = Heads {
+            sequences: 1,
+            tokens: 0,
+            d_head: 4,
+            kv_of: &[0],
+            n_kv_heads: 1,
+            window: None,
+            first: None,
+            full: false,
+        };
         let attended = attention(&none, &none, &none, heads, Sight::Causal).unwrap();
         let gradients = attention_backward([&none; 3], heads, Sight::Causal, &attended, &none).unwrap();
         gradients.into_iter().for_each(is_empty);

@@ -80,8 +80,16 @@ pub fn what_vision_adds(machine: &Gpu) {
 
 pub fn attentions_and_losses(machine: &Gpu) {
     let kv_of = [0, 1, 1];
-    let heads =
-        Heads { sequences: 2, tokens: 35, d_head: 8, kv_of: &kv_of, n_kv_heads: 2, window: Some(20), first: None };
+    let heads = Heads {
+        sequences: 2,
+        tokens: 35,
+        d_head: 8,
+        kv_of: &kv_of,
+        n_kv_heads: 2,
+        window: Some(20),
+        first: None,
+        full: false,
+    };
     let [(q, q_cpu), (dout, dout_cpu)] = ["q", "dout"].map(|name| pair(machine, name, &[70, 24]));
     let [(k, k_cpu), (v, v_cpu)] = ["k", "v"].map(|name| pair(machine, name, &[70, 16]));
     let got = cuda::attention(&q, &k, &v, heads, Sight::Causal).unwrap();
