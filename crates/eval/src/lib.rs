@@ -1,5 +1,6 @@
-//! Evaluation of checkpoints, taper's own or not: tasks, perplexity on text, latency on this machine.
+//! Evaluation of checkpoints, taper's own or not: tasks, perplexity on text, classes of images, latency on this machine.
 
+pub mod classify;
 pub mod harness;
 pub mod latency;
 pub mod perplexity;
@@ -7,6 +8,7 @@ pub mod perplexity;
 use taper_data::DataError;
 use taper_model::ModelError;
 
+pub use classify::{Classification, Sample, classify, logits_of};
 pub use latency::{Latency, Spread, latency, latency_table};
 pub use perplexity::{Perplexity, Settings, bytes_per_pass, documents_to_ids, perplexity};
 
@@ -28,6 +30,25 @@ pub enum EvalError {
         /// Their tokens.
         tokens: usize,
     },
+    /// An image without a label, or with one that the model has no class for.
+    #[error(
+        "{image}: {}, wanted a class below {classes}",
+        label.map_or("no label".to_owned(), |label| format!("label {label}"))
+    )]
+    NoLabel {
+        /// The image.
+        image: String,
+        /// Its label, if it has one.
+        label: Option<u32>,
+        /// Classes of the model.
+        classes: usize,
+    },
+    /// No image at all.
+    #[error("no image to evaluate on")]
+    NoImages,
+    /// A model of tokens.
+    #[error("the model reads tokens, not images")]
+    NotImages,
     /// Architectures of the table of times.
     #[error("table of times")]
     Arch {

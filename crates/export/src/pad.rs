@@ -40,7 +40,7 @@ pub fn write(checkpoint: &Checkpoint, dir: &Path) -> Result<(), ExportError> {
     transformers::write(dir, &spec, checkpoint.dir(), checkpoint.config())?;
     let tensors = parameters(&spec).into_iter().map(|(place, shape)| {
         let tensor = Padded { checkpoint, spec: &spec, place, shape };
-        tensor.values().map(|_| (place.to_string(), tensor)) // reads it once, to tell what is wrong before it is written
+        tensor.values().map(|_| (place.name(&spec), tensor)) // reads it once, to tell what is wrong before it is written
     });
     let tensors: BTreeMap<String, Padded<'_>> = tensors.collect::<Result<_, _>>()?;
     let path = dir.join("model.safetensors");

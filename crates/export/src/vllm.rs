@@ -27,6 +27,9 @@ pub enum Layout {
 /// # Errors
 /// The rule that forbids it.
 pub fn layout(spec: &ModelSpec, source: &Value) -> Result<Layout, String> {
+    if spec.image.is_some() {
+        return Err("it runs no classifiers of images".to_owned());
+    }
     let first = spec.blocks.first().copied().unwrap_or(BlockSpec { attention: None, mlp: None });
     let alike = first.attention.is_some() && first.mlp.is_some() && spec.blocks.iter().all(|block| *block == first);
     let divides = first.attention.is_some_and(|a| spec.d_model.is_multiple_of(a.n_heads));

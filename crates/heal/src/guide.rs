@@ -77,15 +77,15 @@ impl<'a> Guides<'a> {
             let options = PassOptions { recompute: Recompute::Insides, branches: None, projections };
             pass = Some(teacher.pass(piece.batch, options)?);
         }
-        let normed = |model: &Model, pass: &Pass<'_>| model.normed(pass.end());
+        let read = |model: &Model, pass: &Pass<'_>| model.read(pass.end());
         let teacher = match (self.teacher, &pass) {
-            (Some(teacher), Some(pass)) if live => Some(normed(teacher, pass)?),
+            (Some(teacher), Some(pass)) if live => Some(read(teacher, pass)?),
             _ => None,
         };
         let options = PassOptions::new(Recompute::Insides);
-        let ask = |voter: &Model| -> Result<Tensor> { Ok(normed(voter, &voter.pass(piece.batch, options)?)?) };
+        let ask = |voter: &Model| -> Result<Tensor> { Ok(read(voter, &voter.pass(piece.batch, options)?)?) };
         let voters = self.voters.iter().map(ask).collect::<Result<_>>()?;
-        let first = piece.first * piece.length as u64;
+        let first = piece.first * piece.rows as u64;
         Ok(Guidance { pass: pass.filter(|_| inner), rows: Rows { guides: *self, teacher, voters, first } })
     }
 }
@@ -141,7 +141,7 @@ impl<'a> Rows<'a> {
 /// `[tokens, vocab]` of some rows.
 fn logits(model: &Model, hidden: &Tensor, start: usize, count: usize) -> Result<Vec<f32>> {
     let rows = hidden.rows(start, count)?;
-    let logits = into_units(&rows, model.output_head(), None)?;
+    let logits = into_units(&rows, &model.output_head()?, None)?;
     Ok(cpu::Values::of("teacher", logits.host("teacher")?)?.to_vec())
 }
 

@@ -1,15 +1,17 @@
 //! A training from end to end: the teacher's cache, blocks each for itself, then the whole model.
 
 use serde::{Deserialize, Serialize};
-use taper_model::{Batch, Model};
+use taper_arch::ModelSpec;
+use taper_model::{Model, Parameter, Place};
 
 use crate::cache::{Cache, bytes_per_token};
 use crate::error::{HealError, Result, file};
 use crate::guide::tops;
+use crate::material::{Source, loss_of};
 use crate::objectives::Teacher;
 use crate::plan::{Job, Plan};
 use crate::trained::{Trained, Training};
-use crate::trainer::{Phase, Source, Trainer};
+use crate::trainer::{Phase, Trainer};
 
 /// Tokens of one forward pass, unless a sequence has more.
 pub const TOKENS: usize = 4096;
@@ -63,6 +65,7 @@ impl Healed {
 pub fn heal(job: &Job<'_>, plan: &Plan) -> Result<Healed> {
     plan.check()?;
     let student = (job.student)()?;
+    job.material.check(student.spec())?;
     plan.check_models(student.spec(), job.teacher.as_ref().map(Model::spec), &job.origin)?;
     std::fs::create_dir_all(job.folder).map_err(file(job.folder))?;
     own(job)?;
@@ -82,8 +85,8 @@ pub fn heal(job: &Job<'_>, plan: &Plan) -> Result<Healed> {
 
 /// `student` ready for the steps of the whole model: with local steps, after them.
 fn begin(job: &Job<'_>, plan: &Plan, student: Model) -> Result<Trained> {
-    let begun = |student| -> Result<Trained> {
-        let training = Training::Parameters(vec!["model.layers.*".to_owned()]);
+    let begun = |student: Model| -> Result<Trained> {
+        let training = Training::Parameters(vec![blocks_of(student.spec())]);
         Trained::new(student, &training, &*plan.optimizer, plan.seed)
     };
     let student = if plan.local_steps == 0 {
@@ -94,6 +97,12 @@ fn begin(job: &Job<'_>, plan: &Plan, student: Model) -> Result<Trained> {
         trainer.finish(|| begun((job.student)()?))?.1.model().clone()
     };
     Trained::new(student, &plan.training, &*plan.optimizer, plan.seed)
+}
+
+/// A pattern of all parameters of blocks.
+fn blocks_of(spec: &ModelSpec) -> String {
+    let name = Place::of(0, Parameter::Q).name(spec);
+    format!("{}.*", name.split_once(".0.").map_or(name.as_str(), |(blocks, _)| blocks))
 }
 
 /// Refuses a folder that another training has begun in.
@@ -111,18 +120,6 @@ fn own(job: &Job<'_>) -> Result<()> {
     }
 }
 
-/// Mean loss of the next token on the validation text, in nats.
-pub(crate) fn loss_of(model: &Model, job: &Job<'_>) -> Result<f64> {
-    let batch = Batch::new(job.validation.ids(), job.validation.length())?;
-    let (mut sum, mut count) = (0.0, 0);
-    for piece in batch.pieces(TOKENS) {
-        let losses = model.token_losses(piece)?;
-        sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        count += losses.len();
-    }
-    Ok(sum / count.max(1) as f64)
-}
-
 /// Writes what is missing of the teacher's likeliest tokens.
 fn fill(job: &Job<'_>, plan: &Plan, own: usize) -> Result<Cache> {
     let wanted = plan.teachers().into_iter().find_map(|teacher| match teacher {
@@ -136,7 +133,8 @@ fn fill(job: &Job<'_>, plan: &Plan, own: usize) -> Result<Cache> {
     if top == 0 || top > vocab {
         return Err(HealError::Setting { key: "top", reason: format!("{top}, wanted 1 to {vocab}") });
     }
-    let sequence = plan.length as u64;
+    // predictions of an example
+    let sequence = if teacher.spec().image.is_some() { 1 } else { plan.length as u64 };
     let total = plan.steps * plan.sequences as u64;
     let cache = Cache::open(job.folder, &job.identity, top, total * sequence)?;
     let known = cache.known()? / sequence;
@@ -144,19 +142,17 @@ fn fill(job: &Job<'_>, plan: &Plan, own: usize) -> Result<Cache> {
     let bytes = taper_base::Bytes(total * sequence * bytes_per_token(top));
     job.progress.begin(&format!("teacher's {top} likeliest tokens, {bytes}"), total);
     job.progress.advance(known, "");
-    let mut source = Source::new(job, plan, own, None)?;
+    let mut source = Source::new(job, plan, own, (None, 0))?;
     source.skip(known)?;
     let together = (TOKENS / plan.length).max(1) as u64;
     let mut at = known;
     while at < total {
         let count = together.min(total - at);
         let examples = source.examples(at, count)?;
-        let ids: Vec<u32> = examples.iter().flat_map(|example| example.input.iter().copied()).collect();
-        let first: Vec<u32> = examples.iter().flat_map(|example| example.first.iter().copied()).collect();
-        let batch = Batch::new(&ids, plan.length)?.seeing_from(&first);
-        let pass = teacher.pass(batch, taper_model::PassOptions::new(taper_model::Recompute::Insides))?;
-        let hidden = teacher.normed(pass.end())?;
-        let (hidden, head) = (hidden.host("teacher")?, teacher.output_head().host("teacher")?);
+        let pass = teacher.pass(examples.batch()?, taper_model::PassOptions::new(taper_model::Recompute::Insides))?;
+        let hidden = teacher.read(pass.end())?;
+        let head = teacher.output_head()?;
+        let (hidden, head) = (hidden.host("teacher")?, head.host("teacher")?);
         let mut failed = Ok(());
         taper_kernels::cpu::logits_in_pieces(hidden, head, |start, logits| {
             let found = tops(logits, vocab, temperature, top);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor as Host};
 use rayon::prelude::*;
 use taper_kernels::{KernelError, Tensor, cpu};
-use taper_model::{Batch, Branches, Gradient, Model, Parameter, Pass, PassOptions, Place, Recompute, Sink, Slopes};
+use taper_model::{Batch, Branches, Model, Pass, PassOptions, Recompute, Sink, Slopes};
 
 use crate::error::Result;
 use crate::guide::{Guides, Rows};
@@ -39,8 +39,8 @@ pub(crate) struct Piece<'a> {
     pub(crate) share: f64,
     /// Number of its first sequence in the run.
     pub(crate) first: u64,
-    /// Tokens a sequence.
-    pub(crate) length: usize,
+    /// Predictions a sequence: its tokens, or 1 of an image.
+    pub(crate) rows: usize,
 }
 
 /// What losses are made of.
@@ -78,15 +78,14 @@ impl Losses<'_> {
             self.relations(&pass, teacher, piece, (&mut losses, &mut slopes))?;
         }
         if self.wants(|view| matches!(view, View::Logits(_))) {
-            let hidden = model.normed(pass.end())?;
+            let hidden = model.read(pass.end())?;
             let mut take = |input: &Host, slopes: &Host| {
                 let (input, slopes) = (input.clone().into(), slopes.clone().into());
-                let gradient = Gradient::Matrix { units: &slopes, other: &input, weight: model.output_head() };
-                sink.take(Place::global(Parameter::Head), gradient)
+                model.head_gradients(&input, &slopes, sink)
             };
             let take: Option<&mut cpu::HeadGradients<'_>> = if head { Some(&mut take) } else { None };
             let dy = self.logits((model, &hidden), piece, &guide.rows, (take, &mut losses))?;
-            slopes.end = Some(model.normed_backward(pass.end(), &dy, sink)?);
+            slopes.end = Some(model.read_backward(pass.end(), &dy, sink)?);
         }
         drop(guide);
         if let Some(g) = pass.backward(model, slopes, sink)? {
@@ -115,7 +114,8 @@ impl Losses<'_> {
             .collect();
         let vocab = model.spec().vocab;
         let each = 1.0 / piece.learnt.max(1) as f64;
-        let (hidden, head) = (hidden.host(OP)?, model.output_head().host(OP)?);
+        let head = model.output_head()?;
+        let (hidden, head) = (hidden.host(OP)?, head.host(OP)?);
         let dy = cpu::through_head(hidden, head, take, |start, logits| {
             let guides = rows.of(start, logits.len() / vocab).map_err(into_kernel)?;
             let places = logits.par_chunks_mut(vocab).enumerate();
@@ -219,7 +219,7 @@ fn pair(
     const OP: &str = "objectives";
     let widths = [own.dims()[1], other.dims()[1]];
     let (student, teacher) = (cpu::Values::of(OP, own.host(OP)?)?, cpu::Values::of(OP, other.host(OP)?)?);
-    loss(Pair { student: &student, teacher: &teacher, shape: [piece.batch.sequences(), piece.length], widths })
+    loss(Pair { student: &student, teacher: &teacher, shape: [piece.batch.sequences(), piece.batch.length()], widths })
 }
 
 fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {

@@ -5,11 +5,11 @@ use std::path::Path;
 use taper_arch::ModelSpec;
 use taper_base::Fingerprint;
 use taper_base::progress::Progress;
-use taper_data::{FeedText, TextTokenizer, Tokens};
 use taper_model::{Model, ModelError};
 
 use crate::error::{HealError, Result};
 use crate::losses::Aim;
+use crate::material::Material;
 use crate::noise::Noise;
 use crate::objectives::{Teacher, View};
 use crate::trained::Training;
@@ -23,7 +23,7 @@ pub struct Plan {
     pub local_steps: u64,
     /// Sequences a step.
     pub sequences: usize,
-    /// Tokens a sequence.
+    /// Tokens a sequence, or an image.
     pub length: usize,
     /// Seed of everything random.
     pub seed: u64,
@@ -71,12 +71,8 @@ pub struct Job<'a> {
     pub teacher: Option<Model>,
     /// Which block of the teacher each block of the student was.
     pub origin: Vec<usize>,
-    /// Its tokenizer.
-    pub tokenizer: &'a TextTokenizer,
-    /// Texts to train on.
-    pub texts: Vec<FeedText<'a>>,
-    /// Text to measure on.
-    pub validation: Tokens,
+    /// What is trained on, and what losses are told of.
+    pub material: Material<'a>,
     /// Folder of progress: checkpoints, metrics, the teacher's cache. Made if it is not there.
     pub folder: &'a Path,
     /// Of all that the result depends on.

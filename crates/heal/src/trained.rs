@@ -256,7 +256,7 @@ fn replaced(model: &Model, with: &dyn Fn(Place, Tensor) -> Result<Tensor>) -> Re
     }
     let take = |place: Place| {
         let missing =
-            || taper_model::ModelError::Selection { place: place.to_string(), reason: "is missing".to_owned() };
+            || taper_model::ModelError::Selection { place: place.name(model.spec()), reason: "is missing".to_owned() };
         tensors.get(&place).cloned().ok_or_else(missing)
     };
     Ok(Model::assemble(model.spec().clone(), &take)?)

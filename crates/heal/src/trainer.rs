@@ -3,16 +3,15 @@
 use std::time::{Duration, Instant};
 
 use taper_base::rng::{RngExt, stream};
-use taper_data::Feed;
-use taper_model::{Batch, Model, PassMemory, Recompute};
+use taper_model::{Model, PassMemory, Recompute};
 
 use crate::cache::Cache;
 use crate::checkpoint::{Checkpoints, State, Values};
-use crate::corruptors::{Example, Sequence};
 use crate::error::{HealError, Result};
 use crate::guide::Guides;
-use crate::heal::{TOKENS, loss_of};
+use crate::heal::TOKENS;
 use crate::losses::{Losses, Piece};
+use crate::material::{Examples, Source, loss_of};
 use crate::metrics::{Metric, Metrics};
 use crate::objectives::Teacher;
 use crate::plan::{Job, Plan};
@@ -38,61 +37,6 @@ impl Phase {
         match self {
             Self::Local => "local",
             Self::Global => "global",
-        }
-    }
-}
-
-/// Where examples come from.
-pub(crate) struct Source<'a> {
-    feed: Feed<'a>,
-    plan: &'a Plan,
-    vocab: usize,
-}
-
-impl<'a> Source<'a> {
-    pub(crate) fn new(job: &'a Job<'_>, plan: &'a Plan, vocab: usize, state: Option<&State>) -> Result<Self> {
-        let cursors = state.map(|state| state.cursors.clone());
-        let feed = Feed::new(job.tokenizer, job.texts.clone(), (plan.length, plan.seed), cursors)?;
-        Ok(Self { feed, plan, vocab })
-    }
-
-    /// Passes over the first `count` sequences.
-    pub(crate) fn skip(&mut self, count: u64) -> Result<()> {
-        (0..count).try_for_each(|index| self.feed.sequence(index).map(|_| ()))?;
-        Ok(())
-    }
-
-    /// Examples of the sequences `from..from + count`.
-    pub(crate) fn examples(&mut self, from: u64, count: u64) -> Result<Vec<Example>> {
-        let (seed, vocab, length) = (self.plan.seed, self.vocab, self.plan.length);
-        let one = |index| -> Result<Example> {
-            let packed = self.feed.sequence(index)?;
-            let sequence = Sequence { ids: &packed.ids, starts: &packed.starts, vocab, seed, index };
-            let mut example = self.plan.corruptor.example(sequence, self.plan.apart);
-            example.input.resize(length, packed.ids[0]); // what a corruptor leaves is filled, and not learnt
-            example.targets.resize(length, None);
-            let last = example.first.last().copied().unwrap_or(0);
-            example.first.resize(length, last);
-            Ok(example)
-        };
-        (from..from + count).map(one).collect()
-    }
-}
-
-/// A batch as the engine wants it.
-struct Tokens {
-    ids: Vec<u32>,
-    targets: Vec<Option<u32>>,
-    first: Option<Vec<u32>>,
-}
-
-impl Tokens {
-    fn of(examples: &[Example]) -> Self {
-        let first: Vec<u32> = examples.iter().flat_map(|example| example.first.iter().copied()).collect();
-        Self {
-            ids: examples.iter().flat_map(|example| example.input.iter().copied()).collect(),
-            targets: examples.iter().flat_map(|example| example.targets.iter().copied()).collect(),
-            first: Some(first).filter(|first| first.iter().any(|place| *place > 0)),
         }
     }
 }
@@ -127,7 +71,9 @@ impl<'a> Trainer<'a> {
         let last = checkpoints.steps()?.pop();
         let loaded = last.map(|step| checkpoints.load(step, &mut trained)).transpose()?;
         let (state, voters) = loaded.map_or_else(Default::default, |loaded| (Some(loaded.state), loaded.voters));
-        let source = Source::new(job, plan, trained.model().spec().vocab, state.as_ref())?;
+        let stood =
+            state.as_ref().map_or((None, 0), |state| (Some(state.cursors.clone()), state.step * plan.sequences as u64));
+        let source = Source::new(job, plan, trained.model().spec().vocab, stood)?;
         let state = match state {
             Some(state) => state,
             None => State {
@@ -136,7 +82,7 @@ impl<'a> Trainer<'a> {
                 first: 0.0,
                 high: 0,
                 best: (0, loss_of(trained.model(), job)?),
-                cursors: source.feed.cursors().to_vec(),
+                cursors: source.cursors(),
                 voters: Vec::new(),
             },
         };
@@ -200,7 +146,7 @@ impl<'a> Trainer<'a> {
             }
             let long = minutes.is_some_and(|minutes| saved.elapsed() > Duration::from_secs_f64(60.0 * minutes));
             if save || long {
-                self.state.cursors = self.source.feed.cursors().to_vec();
+                self.state.cursors = self.source.cursors();
                 self.checkpoints.save(&self.trained, &self.state, &self.voters)?;
                 saved = Instant::now();
             }
@@ -218,7 +164,7 @@ impl<'a> Trainer<'a> {
         self.trained.clear()?;
         let from = step * plan.sequences as u64;
         let examples = self.source.examples(from, plan.sequences as u64)?;
-        let losses = self.gradients(&Tokens::of(&examples), from)?;
+        let losses = self.gradients(&examples, from)?;
         self.trained.gather()?;
         let norm = self.trained.norm()?;
         let weighted = |(aim, loss): (&crate::Aim, &f64)| aim.weight * loss;
@@ -248,8 +194,8 @@ impl<'a> Trainer<'a> {
     }
 
     /// Gradients of a batch, in pieces of whole sequences; losses, one an objective.
-    fn gradients(&self, tokens: &Tokens, from: u64) -> Result<Vec<f64>> {
-        let (plan, length) = (self.plan, self.plan.length);
+    fn gradients(&self, examples: &Examples, from: u64) -> Result<Vec<f64>> {
+        let plan = self.plan;
         let wanted = plan.teachers();
         let logits = wanted.iter().any(|teacher| matches!(teacher, Teacher::Original { .. }));
         let guides = Guides {
@@ -260,23 +206,20 @@ impl<'a> Trainer<'a> {
             logits,
         };
         let losses = Losses { aims: &plan.aims, guides, origin: &self.job.origin, recompute: self.recompute };
-        let learnt = tokens.targets.iter().flatten().count();
-        let together = (TOKENS / length).max(1);
-        let (mut sums, head) = (Vec::new(), self.trained.wants_head());
-        for (index, ids) in tokens.ids.chunks(together * length).enumerate() {
-            let at = index * together * length..index * together * length + ids.len();
-            let mut batch = Batch::new(ids, length)?;
-            if let Some(first) = &tokens.first {
-                batch = batch.seeing_from(&first[at.clone()]);
-            }
+        let learnt = examples.targets.iter().flatten().count();
+        let (mut sums, head, whole) = (Vec::new(), self.trained.wants_head(), examples.batch()?);
+        let (rows, mut at) = (examples.targets.len() / whole.sequences(), 0);
+        for batch in whole.pieces(TOKENS) {
+            let sequences = batch.sequences();
             let piece = Piece {
                 batch,
-                targets: &tokens.targets[at],
+                targets: &examples.targets[at * rows..(at + sequences) * rows],
                 learnt,
-                share: batch.sequences() as f64 / plan.sequences as f64,
-                first: from + (index * together) as u64,
-                length,
+                share: sequences as f64 / plan.sequences as f64,
+                first: from + at as u64,
+                rows,
             };
+            at += sequences;
             let mut sink = self.trained.sink();
             let found = match self.phase {
                 Phase::Local => {
@@ -366,7 +309,7 @@ impl<'a> Trainer<'a> {
 
     /// Tokens seen, and times that each text was read through.
     pub(crate) fn progress(&self) -> (u64, Vec<u64>) {
-        (self.state.tokens, self.source.feed.epochs())
+        (self.state.tokens, self.source.epochs())
     }
 
     /// What was trained, as it was after the step that is returned too; `begun` is as it was before the first.

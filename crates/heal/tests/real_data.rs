@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use taper_arch::{Architecture, select};
 use taper_base::{Fingerprint, progress::Silent};
 use taper_data::{Documents, FeedText, Pack, Shares, Split, TextSource, TextTokenizer, pack};
-use taper_heal::{AdapterSettings, Aim, HealError, Healed, Job, Plan, Training, heal, objectives};
+use taper_heal::{AdapterSettings, Aim, HealError, Healed, Job, Material, Plan, Training, heal, objectives};
 use taper_model::{Checkpoint, Model};
 
 const STEPS: u64 = 12;
@@ -50,10 +50,12 @@ impl Scene {
             student: &|| Ok(self.student.clone()),
             teacher: Some(self.teacher.clone()),
             origin: (0..self.student.spec().blocks.len()).collect(),
-            tokenizer: &self.tokenizer,
-            texts: vec![FeedText { name: "stories".to_owned(), documents, weight: 1.0 }],
-            validation: pack(&self.documents, &self.tokenizer, &Pack::new(Split::Validation, 4, plan.length, 0))
-                .unwrap(),
+            material: Material::Text {
+                tokenizer: &self.tokenizer,
+                texts: vec![FeedText { name: "stories".to_owned(), documents, weight: 1.0 }],
+                validation: pack(&self.documents, &self.tokenizer, &Pack::new(Split::Validation, 4, plan.length, 0))
+                    .unwrap(),
+            },
             folder,
             identity: Fingerprint::of_bytes(b"test"),
             memory: 1 << 30,

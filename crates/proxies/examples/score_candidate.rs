@@ -131,7 +131,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings = Settings { needs: proxy.needs(), seed: 0, memory: setting.memory };
     peak_bytes()?; // of what follows alone
     let start = Instant::now();
-    let base = Base::new(&model, &ids, setting.length, settings)?;
+    let base = Base::new(&model, taper_model::Batch::new(&ids, setting.length)?, settings)?;
     let base_seconds = start.elapsed().as_secs_f64();
     let kept: Vec<SelectedBlock> = model.spec().blocks.iter().map(|block| first_units(block, setting.kept)).collect();
     let (mut times, mut seen) = (Vec::new(), base.observe(&kept)?);
@@ -189,7 +189,7 @@ fn random(machine: &Arc<dyn Machine>, spec: &ModelSpec) -> Result<Model, Box<dyn
         if place.parameter.transposed() {
             shape.reverse();
         }
-        let mut rng = stream(1, &place.to_string(), 0, 0);
+        let mut rng = stream(1, &place.name(spec), 0, 0);
         let count: usize = shape.iter().product();
         let uniform = |bits: u64| (bits as f32 / u16::MAX as f32 - 0.5) * 3.5 * scale; // of variance scale²
         let words = (0..count.div_ceil(4)).map(|_| rng.next_u64());
@@ -200,7 +200,7 @@ fn random(machine: &Arc<dyn Machine>, spec: &ModelSpec) -> Result<Model, Box<dyn
         };
         let array = Array::of(machine, &values, &shape, Storage::Bf16);
         array.map(Tensor::from).map_err(|cause| taper_model::ModelError::Compute {
-            place: place.to_string(),
+            place: place.name(spec),
             cause: Box::new(cause.into()),
         })
     };

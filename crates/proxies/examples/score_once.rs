@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 };
                 let base = match &base {
                     Some(base) => base,
-                    None => base.insert(Base::new(&model, &ids, setting.length, settings)?),
+                    None => base.insert(Base::new(&model, taper_model::Batch::new(&ids, setting.length)?, settings)?),
                 };
                 let cut = model.cut(&kept)?;
                 let flops = flops(cut.spec(), ids.len(), setting.length, Some(setting.rank));

@@ -2,7 +2,7 @@
 
 use taper_arch::{Architecture, ModelSpec, SelectedBlock, select};
 use taper_base::Fingerprint;
-use taper_model::{Model, ModelError};
+use taper_model::{Batch, Model, ModelError};
 
 use crate::parts::Parts;
 use crate::pass::Pass;
@@ -36,12 +36,12 @@ pub struct Base<'a> {
 }
 
 impl<'a> Base<'a> {
-    /// Looks at `model` over `ids`, rows of `length` tokens. Shared by all threads from then on.
+    /// Looks at `model` over `batch`. Shared by all threads from then on.
     ///
     /// # Errors
-    /// If the ids are no batch for the model, or the sketch is none.
-    pub fn new(model: &'a Model, ids: &'a [u32], length: usize, settings: Settings) -> Result<Self, ProxyError> {
-        let parts = Parts::whole(ids, length)?;
+    /// If the batch is none for the model, or the sketch is none.
+    pub fn new(model: &'a Model, batch: Batch<'a>, settings: Settings) -> Result<Self, ProxyError> {
+        let parts = Parts::whole(batch);
         let load = Load { copies: true, ..parts.load(settings.needs) };
         Self::planned(model, parts, settings, load)
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use taper_arch::{KeptBlock, Selection};
 use taper_base::Fingerprint;
-use taper_model::{Checkpoint, Model};
+use taper_model::{Batch, Checkpoint, Model};
 use taper_proxies::methods::gradient_trace::GradientTrace;
 use taper_proxies::{Base, Needs, Observation, Parts, Pass, Projection, Proxy, Settings};
 
@@ -36,7 +36,8 @@ fn each_candidate(check: impl Fn(&str, &Value, &Observation)) {
         let model = Model::load(&Checkpoint::open(&folder(name)).unwrap()).unwrap();
         let (ids, length) = tokens(name);
         let needs = Needs { loss: true, trace: Some(Projection::Dense), magnitudes: true };
-        let base = Base::new(&model, &ids, length, Settings { needs, seed: 0, memory: u64::MAX }).unwrap();
+        let base = Base::new(&model, Batch::new(&ids, length).unwrap(), Settings { needs, seed: 0, memory: u64::MAX })
+            .unwrap();
         let reference = reference(name);
         let loss = reference["base_loss"].as_f64().unwrap();
         assert!((base.loss().unwrap() - loss).abs() < ABSOLUTE);
@@ -140,7 +141,7 @@ fn a_part_is_seen_as_if_there_were_no_more_tokens() {
                 seed: 0,
                 memory: u64::MAX,
             };
-            let parts = Parts::new(&ids, length, &ends).unwrap();
+            let parts = Parts::new(Batch::new(&ids, length).unwrap(), &ends).unwrap();
             let base = Base::in_parts(&model, parts, settings).unwrap();
             let kept = reference(name)["candidates"][1]["candidate"].clone();
             let kept =
@@ -149,7 +150,10 @@ fn a_part_is_seen_as_if_there_were_no_more_tokens() {
             let id = Fingerprint::of_bytes(b"");
             let mut pass = Pass::new(&base, &kept, id.clone()).unwrap();
             for (part, end) in ends.into_iter().enumerate() {
-                let alone = Base::new(&model, &ids[..end * length], length, settings).unwrap().observe(&kept).unwrap();
+                let alone = Base::new(&model, Batch::new(&ids[..end * length], length).unwrap(), settings)
+                    .unwrap()
+                    .observe(&kept)
+                    .unwrap();
                 let seen = pass.up_to(part).unwrap();
                 let directly = Pass::new(&base, &kept, id.clone()).unwrap().up_to(part).unwrap();
                 assert_eq!(seen, directly, "{name}: what was looked at in between does not matter");
@@ -169,9 +173,8 @@ fn a_part_is_seen_as_if_there_were_no_more_tokens() {
 fn what_is_no_nesting_is_refused() {
     let ids = [0; 12];
     for ends in [&[][..], &[0, 3], &[2], &[1, 1, 3], &[2, 1, 3], &[1, 4]] {
-        let error = Parts::new(&ids, 4, ends).unwrap_err().to_string();
+        let error = Parts::new(Batch::new(&ids, 4).unwrap(), ends).unwrap_err().to_string();
         assert_eq!(error, format!("parts of {ends:?} sequences, wanted rising numbers up to 3"));
     }
-    assert_eq!(Parts::new(&ids, 4, &[1, 3]).unwrap().tokens(1), 12);
-    assert!(Parts::whole(&ids, 5).is_err());
+    assert_eq!(Parts::new(Batch::new(&ids, 4).unwrap(), &[1, 3]).unwrap().tokens(1), 12);
 }

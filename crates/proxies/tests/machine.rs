@@ -8,7 +8,7 @@ use std::sync::Arc;
 use emulation::Host;
 use taper_arch::{SelectedBlock, Selection};
 use taper_kernels::cuda::{Machine, Storage};
-use taper_model::{Checkpoint, Model};
+use taper_model::{Batch, Checkpoint, Model};
 use taper_proxies::methods::gradient_trace::GradientTrace;
 use taper_proxies::{Base, Needs, Observation, Parts, Pass, Projection, Proxy, Settings};
 
@@ -39,7 +39,7 @@ fn settings(needs: Needs) -> Settings {
 }
 
 fn seen(model: &Model, (ids, length): (&[u32], usize), needs: Needs) -> Observation {
-    Base::new(model, ids, length, settings(needs)).unwrap().observe(&half(model)).unwrap()
+    Base::new(model, Batch::new(ids, length).unwrap(), settings(needs)).unwrap().observe(&half(model)).unwrap()
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn parts_add_up_and_the_pass_does_not_wait() {
     let machine: Arc<dyn Machine> = host.clone();
     let there = model.to_machine(&machine, Storage::F32).unwrap();
     let parts = |model| {
-        let parts = Parts::new(&ids, length, &[1, ids.len() / length]).unwrap();
+        let parts = Parts::new(Batch::new(&ids, length).unwrap(), &[1, ids.len() / length]).unwrap();
         Base::in_parts(model, parts, settings(proxy.needs())).unwrap()
     };
     let (ours, cpu) = (parts(&there), parts(&model));

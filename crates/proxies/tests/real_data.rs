@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use taper_arch::{KeptBlock, Selection};
-use taper_model::{Checkpoint, Model};
+use taper_model::{Batch, Checkpoint, Model};
 use taper_proxies::methods::gradient_trace::GradientTrace;
 use taper_proxies::{Base, Needs, Projection, Proxy, Settings};
 
@@ -24,7 +24,9 @@ fn traces_are_those_of_pytorch(data: &Path) {
         let ids = &ids[..count("sequences") * count("length")];
         let model = Model::load(&Checkpoint::open(&folder).unwrap()).unwrap();
         let needs = Needs { loss: true, trace: Some(Projection::Dense), magnitudes: true };
-        let base = Base::new(&model, ids, count("length"), Settings { needs, seed: 0, memory: u64::MAX }).unwrap();
+        let base =
+            Base::new(&model, Batch::new(ids, count("length")).unwrap(), Settings { needs, seed: 0, memory: u64::MAX })
+                .unwrap();
         let proxy = GradientTrace { sketch_rank: Projection::Dense, ..GradientTrace::default() };
         let mut worst = (base.loss().unwrap() - reference["base_loss"].as_f64().unwrap()).abs();
         for wanted in reference["candidates"].as_array().unwrap() {

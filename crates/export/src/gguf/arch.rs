@@ -33,6 +33,9 @@ impl Arch {
     /// # Errors
     /// The rule.
     pub fn of(spec: &ModelSpec) -> Result<Self, String> {
+        if spec.image.is_some() {
+            return Err("it holds no classifiers of images".to_owned());
+        }
         let window = |block: &BlockSpec| block.attention.and_then(|a| a.window).filter(|w| *w < spec.max_tokens);
         if let Some(index) = spec.blocks.iter().position(|block| window(block).is_some()) {
             return Err(format!(

@@ -125,7 +125,7 @@ fn weights<'a>(spec: &ModelSpec, header: &Header, map: &'a [u8]) -> Result<BTree
         let entry = there.get(info.name.as_str()).ok_or_else(|| format!("tensor `{}` is missing", info.name))?;
         let (dtype, bytes) = found(entry, &info.shape, map)?;
         let mut put = |place: Place, shape: Vec<usize>, bytes: &'a [u8], pairs: Option<usize>| {
-            all.insert(place.to_string(), Weights { shape, dtype, bytes, pairs });
+            all.insert(place.name(spec), Weights { shape, dtype, bytes, pairs });
         };
         match source {
             Source::One(place) => put(place, info.shape, bytes, None),

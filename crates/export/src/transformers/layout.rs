@@ -7,11 +7,13 @@
 use serde_json::{Map, Value, json};
 use taper_arch::{BlockSpec, Family, ModelSpec};
 
+use super::images;
+
 /// The model file written beside `config.json` when blocks differ.
 const SHIM: (&str, &str) = ("modeling_taper.py", include_str!("modeling_taper.py"));
 
 /// Keys of the source that speak of weights or code that the cut model does not have. The exported weights are plain.
-const STALE: [&str; 7] = [
+pub(super) const STALE: [&str; 7] = [
     "_name_or_path", // a folder of somebody's machine
     "allow_global_per_layer_attribute_access",
     "auto_map",
@@ -37,6 +39,9 @@ pub struct Layout {
 /// Blocks without both halves must already be dropped from `spec`, so block `i` is layer `i` of the checkpoint. Keys of
 /// `source` that do not concern the cut are kept, known or not. What it lacks comes from `spec`.
 pub fn layout(spec: &ModelSpec, source: &Value) -> Layout {
+    if spec.image.is_some() {
+        return images::layout(spec, source);
+    }
     let mut config = carried_over(spec, source);
     windows(spec, &mut config);
     match (Sizes::shared(spec), stock_family(spec)) {
@@ -64,6 +69,7 @@ fn class(family: Family) -> &'static str {
         Family::Mistral => "Mistral",
         Family::Qwen2 => "Qwen2",
         Family::Qwen3 => "Qwen3",
+        Family::Vit | Family::Deit | Family::Dinov2 => images::class(family),
     }
 }
 
@@ -378,7 +384,7 @@ mod tests {
     #[test]
     fn the_shim_has_the_classes_that_configurations_name() {
         let (_, code) = SHIM;
-        for family in Family::ALL {
+        for family in Family::ALL.into_iter().filter(|family| !family.reads_images()) {
             for suffix in ["Model", "ForCausalLM"] {
                 assert!(code.contains(&format!("class Taper{}{suffix}(", class(family))));
             }

@@ -1,5 +1,6 @@
 //! A folder that stock transformers loads, and through it others: everything but the weights. `README.md` names every key.
 
+mod images;
 mod layout;
 
 use std::fs::{self, File};
@@ -15,11 +16,12 @@ use crate::ExportError;
 pub use layout::{Layout, layout};
 
 /// Files copied from the source where it has them. Plain data all of them: no code, no weights.
-pub const COPIED: [&str; 9] = [
+pub const COPIED: [&str; 10] = [
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
     "merges.txt",
+    "preprocessor_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",
@@ -48,6 +50,10 @@ pub fn write(dir: &Path, spec: &ModelSpec, source_dir: &Path, source_config: &Va
             opened => opened.map_err(ExportError::file(&from))?,
         };
         files::write_with(&to, |out| io::copy(&mut source, out).map(drop)).map_err(ExportError::file(&to))?;
+    }
+    let processor = dir.join("preprocessor_config.json");
+    if let Some(content) = images::processor(source_config).filter(|_| !processor.is_file()) {
+        files::write_json(&processor, &content).map_err(ExportError::file(&processor))?;
     }
     Ok(layout)
 }

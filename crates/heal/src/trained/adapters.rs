@@ -31,6 +31,7 @@ pub(crate) struct Adapters {
 /// One matrix's; its numbers are `weights[at..]`: `L`, `R` and, with DoRA, `m`.
 pub(super) struct Adapter {
     pub(super) place: Place,
+    pub(super) name: String, // of the matrix in checkpoints
     pub(super) at: usize,
     base: Tensor,     // [units, d_model], as stored
     merged: Host,     // W', f32
@@ -49,19 +50,21 @@ pub(super) fn begin(
         .map(|(place, _)| place)
         .filter(|place| place.parameter.traced().is_some())
         .collect();
-    let chosen = chosen("lora.targets", &settings.targets, &matrices)?;
+    let chosen = chosen("lora.targets", &settings.targets, (student.spec(), &matrices))?;
     let mut weights = Vec::new();
     let mut all = Vec::new();
     for (place, base) in student.tensors() {
-        if place.parameter.traced().is_none() || !chosen.is_match(place.to_string()) {
+        if place.parameter.traced().is_none() || !chosen.is_match(place.name(student.spec())) {
             continue;
         }
         let least = base.dims().iter().copied().min().unwrap_or(0);
         if settings.rank == 0 || settings.rank > least {
-            let reason = format!("{}, wanted 1 to {least}, the smaller side of {place}", settings.rank);
+            let name = place.name(student.spec());
+            let reason = format!("{}, wanted 1 to {least}, the smaller side of {name}", settings.rank);
             return Err(HealError::Setting { key: "lora.rank", reason });
         }
-        let adapter = Adapter { place, at: weights.len(), merged: own(&base)?, base, factor: Vec::new() };
+        let (name, merged) = (place.name(student.spec()), own(&base)?);
+        let adapter = Adapter { place, name, at: weights.len(), merged, base, factor: Vec::new() };
         adapter.weights(settings, optimizer, seed, &mut weights)?;
         all.push(adapter);
     }
@@ -98,14 +101,14 @@ impl Adapter {
             false => [zeros(&[units, rank])?, random([rank, d])?],
         };
         let kind = (true, self.transposed());
-        weights.push(Weight::new(format!("{}.left", self.place), left, kind, optimizer)?);
-        weights.push(Weight::new(format!("{}.right", self.place), right, kind, optimizer)?);
+        weights.push(Weight::new(format!("{}.left", self.name), left, kind, optimizer)?);
+        weights.push(Weight::new(format!("{}.right", self.name), right, kind, optimizer)?);
         if settings.dora {
             let values = cpu::Values::of("adapter", &self.merged)?;
             let norms: Vec<f32> = norms(&values, d, self.transposed()).into_iter().map(|x| x as f32).collect();
             let shape = norms.len();
             let norms = Host::from_vec(norms, shape, &Device::Cpu).map_err(candle("adapter"))?;
-            weights.push(Weight::new(format!("{}.magnitude", self.place), norms, (false, false), optimizer)?);
+            weights.push(Weight::new(format!("{}.magnitude", self.name), norms, (false, false), optimizer)?);
         }
         Ok(())
     }

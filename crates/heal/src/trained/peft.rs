@@ -19,8 +19,7 @@ pub fn write_adapters(trained: &Trained, dir: &Path, base: &str) -> Result<bool>
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     let mut targets = Vec::new();
     for adapter in &adapters.all {
-        let module = adapter.place.to_string();
-        let module = module.strip_suffix(".weight").unwrap_or(&module);
+        let module = adapter.name.strip_suffix(".weight").unwrap_or(&adapter.name);
         targets.push(module.to_owned());
         let side = |offset: usize| &trained.weights()[adapter.at + offset].values;
         let transposed = adapter.place.parameter.transposed();
@@ -51,8 +50,10 @@ pub fn write_adapters(trained: &Trained, dir: &Path, base: &str) -> Result<bool>
     let bytes = safetensors::serialize(views, metadata).map_err(bad)?;
     files::write(&path, &bytes).map_err(file(&path))?;
     let settings = &adapters.settings;
+    let images = trained.model().spec().image.is_some();
+    let task = if images { None } else { Some("CAUSAL_LM") };
     let config = json!({
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": true,
+        "peft_type": "LORA", "task_type": task, "inference_mode": true,
         "base_model_name_or_path": base,
         "r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": 0.0, "use_dora": settings.dora,
         "bias": "none", "fan_in_fan_out": false, "init_lora_weights": true, "modules_to_save": null,
