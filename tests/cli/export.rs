@@ -246,12 +246,12 @@ fn a_recipe_that_pads_keeps_its_freedom() {
     let checked = text(&place.done(&["check", "pads.yaml"]).stdout);
     assert!(!checked.contains("export.targets: vllm sets"), "{checked}");
     place.done(&["run", "pads.yaml"]);
-    let folder = place.path("runs/tiny/export");
+    let folder = place.path("runs/pads/export");
     let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["key.json", "tiny-padded-f16.gguf", "tiny-padded-vllm"]);
-    let own = fs::read_to_string(place.path("runs/tiny/materialise/config.json")).unwrap();
-    let padded = fs::read_to_string(folder.join("tiny-padded-vllm/config.json")).unwrap();
+    assert_eq!(names, ["key.json", "pads-padded-f16.gguf", "pads-padded-vllm"]);
+    let own = fs::read_to_string(place.path("runs/pads/materialise/config.json")).unwrap();
+    let padded = fs::read_to_string(folder.join("pads-padded-vllm/config.json")).unwrap();
     assert!(own.contains("per_layer_config") && !padded.contains("per_layer_config"), "{padded}");
     let again = text(&place.done(&["run", "pads.yaml"]).stderr);
     assert!(!again.contains("transformers"), "{again}");
@@ -264,7 +264,8 @@ fn every_export_is_verified_in_its_engine() {
         place.done(&["export", "./model", "--to", target, "--out", "files"]);
     }
     place.write("files/notes.txt", b"not an export");
-    let output = place.output(&["verify", "./model", "--exports", "files", "--python", python.to_str().unwrap(), "--json"]);
+    let output =
+        place.output(&["verify", "./model", "--exports", "files", "--python", python.to_str().unwrap(), "--json"]);
     let found: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     let engines: Vec<_> = found.iter().map(|one| one["engine"].as_str().unwrap()).collect();
     assert_eq!(engines, ["transformers", "llama.cpp", "transformers", "vllm"]);

@@ -213,7 +213,7 @@ fn wrong_settings_are_told_with_their_place() {
 
     ----- stderr -----
     error: settings.yaml:3:1: not a valid recipe
-      cause: unknown field `optimiser`, did you mean `optimizer`?; known: steps, sequences, length, objectives, optimizer, rate, schedule, train, lora, local, texts, corruptor, apart, clip, noise, drop_path, validation, checkpoints, best, cache
+      cause: unknown field `optimiser`, did you mean `optimizer`?; known: steps, sequences, length, objectives, optimizer, rate, schedule, train, lora, local, texts, corruptor, augment, apart, clip, noise, drop_path, validation, checkpoints, best, cache
                |
              3 | optimiser: lion
                | ^

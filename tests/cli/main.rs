@@ -10,6 +10,7 @@ mod documents;
 mod export;
 mod gates;
 mod heal;
+mod images;
 mod kills;
 mod latency;
 mod messages;

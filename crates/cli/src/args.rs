@@ -210,7 +210,7 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) tasks: TaskArgs,
     /// Text file or folder: .txt (documents between empty lines), .jsonl or .parquet (field `text`).
-    #[arg(long, required_unless_present = "tasks", conflicts_with = "tasks", help_heading = "Perplexity")]
+    #[arg(long, required_unless_present_any = ["tasks", "images"], conflicts_with = "tasks", help_heading = "Perplexity")]
     pub(crate) text: Option<PathBuf>,
     /// The .jsonl field or .parquet column that holds the text.
     #[arg(long, default_value = "text")]
@@ -233,6 +233,12 @@ pub(crate) struct EvalArgs {
     /// Use only the first N tokens.
     #[arg(long)]
     pub(crate) tokens: Option<usize>,
+    /// Labelled images, for a classifier of them: a folder (one folder a class, or with labels.csv), .parquet or .safetensors.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["tasks", "text"], help_heading = "Images")]
+    pub(crate) images: Option<PathBuf>,
+    /// Use only the first N images.
+    #[arg(long, value_name = "N", requires = "images", help_heading = "Images")]
+    pub(crate) first: Option<usize>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -241,8 +247,8 @@ pub(crate) struct TaskArgs {
     /// Names of tasks and groups, e.g. `arc_easy,hellaswag,mmlu` or `standard`.
     #[arg(long, value_delimiter = ',')]
     pub(crate) tasks: Vec<String>,
-    /// Another checkpoint to compare with: differences with bootstrap intervals, and answers that flipped.
-    #[arg(long, value_name = "MODEL", requires = "tasks")]
+    /// Another checkpoint to compare with: differences with intervals, and answers that flipped. With tasks or images.
+    #[arg(long, value_name = "MODEL", conflicts_with = "text")]
     pub(crate) against: Option<String>,
     /// Shots, instead of the tasks' own. A task that says 0 keeps it.
     #[arg(long, requires = "tasks")]

@@ -1,5 +1,6 @@
 //! Pages for people.
 
+pub(crate) mod images;
 pub(crate) mod latency;
 pub(crate) mod tasks;
 
@@ -136,6 +137,9 @@ fn racing(saved: &Saved) -> String {
 }
 
 fn evaluation(eval: &Evaluation) -> String {
+    if eval.rows.iter().any(|row| row.classified.is_some()) {
+        return images::evaluation(eval);
+    }
     let mut table = table(&["", "parameters", "size", "FLOPs", "KV cache", "loss", "perplexity"]);
     for row in &eval.rows {
         let costs = &row.costs;
@@ -208,19 +212,23 @@ pub(crate) fn scores(report: &ScoreReport) -> String {
 pub(crate) fn inspection(found: &Inspection) -> String {
     let costs = &found.costs;
     let mut text = format!("{} ({}), {} blocks", found.model, found.family, found.blocks.len());
-    let _ = write!(
-        text,
-        ", width {}, {} rows of vocabulary, {} head\n{} parameters ({} without embedding), {}\n\
+    if let Some(image) = &found.image {
+        text.push_str(&images::inspected(found, image));
+    } else {
+        let _ = write!(
+            text,
+            ", width {}, {} rows of vocabulary, {} head\n{} parameters ({} without embedding), {}\n\
          at 2048 tokens: {}, KV cache {}\n\n",
-        found.d_model,
-        found.vocab,
-        if found.tied_head { "tied" } else { "own" },
-        costs.parameters,
-        costs.non_embedding,
-        costs.bytes,
-        costs.flops,
-        costs.kv_bytes
-    );
+            found.d_model,
+            found.vocab,
+            if found.tied_head { "tied" } else { "own" },
+            costs.parameters,
+            costs.non_embedding,
+            costs.bytes,
+            costs.flops,
+            costs.kv_bytes
+        );
+    }
     let mut table = table(&["block", "query heads", "KV heads", "window", "channels", "parameters"]);
     let show = |size: Option<usize>| size.map_or("-".to_owned(), |size| size.to_string());
     for (number, block) in found.blocks.iter().enumerate() {

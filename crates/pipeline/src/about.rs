@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use taper_arch::cost::{attention_cost, mlp_cost};
-use taper_arch::{Architecture, Costs, Workload, cost};
+use taper_arch::{Architecture, Costs, ImageSpec, Workload, cost};
 use taper_base::Bytes;
 use taper_data::{Documents, TextSource, TextTokenizer};
 use taper_eval::{Perplexity, Settings, bytes_per_pass, documents_to_ids, perplexity};
@@ -54,6 +54,9 @@ pub struct Inspection {
     pub vocab: usize,
     /// Whether the head is the embedding.
     pub tied_head: bool,
+    /// What it has instead of a vocabulary, if it reads images; `vocab` are its classes then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSpec>,
     /// Costs at 2048 tokens.
     pub costs: Costs,
     /// The blocks.
@@ -99,6 +102,7 @@ pub fn inspect(model: &ModelSource, console: &dyn Console) -> Result<Inspection,
         d_model: spec.d_model,
         vocab: spec.vocab,
         tied_head: spec.tied_head,
+        image: spec.image,
         costs: cost(spec, &Architecture::whole(spec), Workload::default())?,
         blocks: blocks.collect(),
     })

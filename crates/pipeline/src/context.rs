@@ -4,14 +4,16 @@
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
 use taper_arch::{Architecture, BudgetRange, ModelSpec, SearchSpace};
 use taper_base::Fingerprint;
-use taper_data::{Documents, Pack, Split, TextSource, TextTokenizer, Tokens, pack};
+use taper_data::{Documents, Pack, Split, TextSource, TextTokenizer, pack};
 use taper_hub::LocalModel;
 use taper_model::{Calibration, Checkpoint, Model};
 use taper_proxies::{Needs, Projection, ProxyError};
 use taper_search::{Importance, Problem};
 
+use crate::data::{Content, Data, Samples};
 use crate::device::Gpu;
 use crate::run_dir::RunDir;
 use crate::stages::measure;
@@ -30,9 +32,7 @@ pub(crate) struct Context<'a> {
     pub(crate) spec: ModelSpec,
     /// Of configuration, weights and tokenizer.
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) documents: Documents,
-    /// Of all documents.
-    pub(crate) text: Fingerprint,
+    pub(crate) data: Data,
     pub(crate) range: BudgetRange,
     /// The recipe's, without what the engines of `export` cannot load.
     pub(crate) space: SearchSpace,
@@ -58,8 +58,7 @@ impl<'a> Context<'a> {
     ) -> Result<Self, PipelineError> {
         let range = range(recipe, &spec)?;
         let (space, _) = recipe.space_of(&spec)?;
-        let documents = documents(&recipe.data.text, console)?;
-        let text = documents.fingerprint();
+        let data = Data::open(recipe, (&local, &spec), console)?;
         let (weights, tokenizer) = (RefCell::new(None), OnceCell::new());
         Ok(Self {
             recipe,
@@ -69,8 +68,7 @@ impl<'a> Context<'a> {
             checkpoint,
             spec,
             fingerprint,
-            documents,
-            text,
+            data,
             range,
             space,
             gpu,
@@ -120,28 +118,56 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// How a batch of `split` is made.
+    /// How a batch of `split` is made of text.
     pub(crate) fn pack(&self, split: Split) -> Pack {
         let data = &self.recipe.data;
-        let pack = Pack::new(split, data.sequences, data.length, self.recipe.seed);
+        let pack = Pack::new(split, data.sequences(), data.length, self.recipe.seed);
         Pack { shares: data.shares, ..pack }
     }
 
+    /// What the batch of `split` depends on beside the data.
+    pub(crate) fn batch(&self, split: Split) -> Value {
+        let pack = self.pack(split);
+        match &self.data.content {
+            Content::Text(_) => json!({"sequences": pack.sequences, "length": pack.length, "seed": pack.seed,
+                "shares": pack.shares, "eos": pack.eos}),
+            Content::Images(_) => json!({"images": pack.sequences, "seed": pack.seed, "shares": pack.shares}),
+        }
+    }
+
+    /// The same in words.
+    pub(crate) fn about_batch(&self) -> String {
+        let data = &self.recipe.data;
+        match &self.data.content {
+            Content::Text(_) => format!("{} x {} tokens of {}", data.sequences(), data.length, data.name()),
+            Content::Images(_) => format!("{} images of {}", data.sequences(), data.name()),
+        }
+    }
+
     /// The batch of `split`: calibration ranks units, validation scores candidates.
-    pub(crate) fn tokens(&self, split: Split) -> Result<Tokens, PipelineError> {
-        Ok(pack(&self.documents, self.tokenizer()?, &self.pack(split))?)
+    pub(crate) fn samples(&self, split: Split) -> Result<Samples, PipelineError> {
+        match &self.data.content {
+            Content::Text(documents) => Ok(Samples::Tokens(pack(documents, self.tokenizer()?, &self.pack(split))?)),
+            Content::Images(images) => images.samples(&self.pack(split), || self.stored()),
+        }
     }
 }
 
 /// Whether model and recipe fit each other, as far as can be said before anything is measured.
 pub(crate) fn check(recipe: &Recipe, spec: &ModelSpec) -> Result<(), PipelineError> {
+    match (spec.image.is_some(), recipe.data.images.is_some()) {
+        (true, false) => return Err(PipelineError::OtherData { reads: "images", given: "data.text" }),
+        (false, true) => return Err(PipelineError::OtherData { reads: "text", given: "data.images" }),
+        _ => {}
+    }
     for (what, got) in [("data.length", recipe.data.length), ("eval.window", recipe.eval.window)] {
-        if got > spec.max_tokens {
+        if got > spec.max_tokens && spec.image.is_none() {
             return Err(PipelineError::TooLong { what, got, most: spec.max_tokens });
         }
     }
     if let Some(length) = recipe.heal.as_ref().and_then(|heal| heal.length)
         && length > spec.max_tokens
+        && spec.image.is_none()
     {
         return Err(PipelineError::TooLong { what: "heal.length", got: length, most: spec.max_tokens });
     }

@@ -109,8 +109,16 @@ pub enum PipelineError {
         /// The model's context.
         most: usize,
     },
+    /// A recipe with text for a model of images, or the other way round.
+    #[error("the model reads {reads}, and the recipe has `{given}`")]
+    OtherData {
+        /// What the model reads.
+        reads: &'static str,
+        /// What the recipe has.
+        given: &'static str,
+    },
     /// A loss that cannot be worked with.
-    #[error("{what} is {found}: the numbers inside the model overflow on this text")]
+    #[error("{what} is {found}: the numbers inside the model overflow on this data")]
     NotFinite {
         /// Which loss.
         what: String,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use taper_arch::Selection;
 use taper_data::{Documents, Pack, Split, TextSource, TextTokenizer};
-use taper_heal::HealError;
+use taper_heal::{HealError, Material};
 use taper_hub::{LocalModel, ModelSource};
 use taper_model::{Checkpoint, Model, parameter_count};
 
@@ -16,7 +16,7 @@ use crate::error::io;
 use crate::recipe::{HealPart, HealText};
 use crate::run_dir::RunDir;
 use crate::stage::StageKey;
-use crate::stages::heal::{HealReport, HealedCheckpoint, Healing, origin, others, shares};
+use crate::stages::heal::{HealReport, HealedCheckpoint, Healing, origin, others, shares, validation_tokens};
 use crate::stages::load::fingerprint;
 use crate::stages::read_json;
 use crate::{Console, PipelineError, Stage, machine};
@@ -97,6 +97,10 @@ fn heal_here(request: &HealRequest, console: &dyn Console) -> Result<HealOutcome
     let student = Opened::new(&request.student, console)?;
     let teacher = request.teacher.as_ref().map(|source| Opened::new(source, console)).transpose()?;
     let spec = student.checkpoint.spec();
+    if spec.image.is_some() {
+        let reason = "texts, and the model reads images: a recipe with `data.images` and `heal` trains it".to_owned();
+        return Err(HealError::Setting { key: "data", reason }.into());
+    }
     let (part, seed) = (&request.settings, request.seed);
     let plan = part.plan(seed, LENGTH.min(spec.max_tokens), teacher.is_some())?;
     let origin = blocks(request, &student, teacher.as_ref())?;
@@ -121,24 +125,28 @@ fn heal_here(request: &HealRequest, console: &dyn Console) -> Result<HealOutcome
         shares: taper_data::Shares::new(0.0, 1.0, 0.0)?,
         ..Pack::new(Split::Validation, part.validation.sequences, plan.length, seed)
     };
+    let tokenizer = TextTokenizer::load(&student.local.dir)?;
+    let (tokens, vocab) = (tokenizer.vocabulary(), spec.vocab);
+    if tokens > vocab {
+        return Err(PipelineError::Vocabulary { dir: student.local.dir.clone(), tokens, vocab });
+    }
+    let texts: Vec<_> = own.iter().zip(&told).map(|(text, told)| others(text, told.weight, &kept)).collect();
+    let material = || {
+        let validation = validation_tokens(&validation, &tokenizer, &pack)?;
+        Ok(Material::Text { tokenizer: &tokenizer, texts: texts.clone(), validation })
+    };
     let healing = Healing {
         run: &run,
         console,
         plan: &plan,
         student: &student.local.dir,
         origin,
-        texts: own.iter().zip(&told).map(|(text, told)| others(text, told.weight, &kept)).collect(),
-        validation: (&validation, pack),
+        material: &material,
         shard_bytes: crate::recipe::MaterialisePart::default().shard_size.0,
         settings: json!(part.identity()),
     };
-    let tokenizer = TextTokenizer::load(&student.local.dir)?;
-    let (tokens, vocab) = (tokenizer.vocabulary(), spec.vocab);
-    if tokens > vocab {
-        return Err(PipelineError::Vocabulary { dir: student.local.dir.clone(), tokens, vocab });
-    }
     let load = || teacher.as_ref().map(|teacher| Model::load(&teacher.checkpoint)).transpose();
-    let HealedCheckpoint { folder, report, .. } = healing.stage(&key, &tokenizer, || Ok(load()?))?;
+    let HealedCheckpoint { folder, report, .. } = healing.stage(&key, || Ok(load()?))?;
     Ok(HealOutcome { checkpoint: folder, report })
 }
 

@@ -6,8 +6,10 @@
 
 mod about;
 mod bench;
+mod classify;
 mod console;
 mod context;
+mod data;
 mod device;
 mod error;
 mod export;
@@ -33,6 +35,7 @@ pub use about::{
     BlockInspection, EvalReport, EvalRequest, Finding, Inspection, Method, doctor, eval, inspect, methods,
 };
 pub use bench::{BatchReport, BenchReport, BenchRequest, bench};
+pub use classify::{Against, ClassifyReport, ClassifyRequest, classify};
 pub use console::{Console, Stage};
 pub use error::PipelineError;
 pub use export::{ExportReport, ExportRequest, Exported, export};
@@ -50,9 +53,11 @@ pub use stages::evaluate::{Evaluation, LatencyReport, LatencyRow, Row, TaskTable
 pub use stages::heal::HealReport;
 pub use stages::search::{Found, Saved, Verified};
 pub use store::{StoreError, StoredTrial, TrialStore};
+pub use taper_arch::ImageSpec;
 pub use taper_data::TextSource;
+pub use taper_data::images::ImageSource;
 pub use taper_eval::harness::{BOOTSTRAP, Comparison, FEWSHOT_SEED, OutputType, Pair, Recovery, Suite};
-pub use taper_eval::{Latency, Spread};
+pub use taper_eval::{Classification, Latency, Spread};
 pub use taper_export::{Narrowed, Target};
 pub use tasks::{ChatRequest, TaskReport, TaskRequest, eval_tasks, suite};
 pub use verify::{Loaded, Verdict, VerifyRequest, verify};

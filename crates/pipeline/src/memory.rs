@@ -41,7 +41,7 @@ impl MemoryNeed {
     pub(crate) fn of(recipe: &Recipe, spec: &ModelSpec, gpu: Option<&Gpu>) -> Result<Self, PipelineError> {
         let proxy = taper_proxies::build(&recipe.search.proxy.name, &recipe.search.proxy.params)?;
         let parts = crate::stages::search::parts(recipe)?;
-        let load = Load::new(proxy.needs(), [recipe.data.sequences, recipe.data.length], parts.len());
+        let load = Load::new(proxy.needs(), [recipe.data.sequences(), length(recipe, spec)], parts.len());
         let threads = recipe.search.threads.unwrap_or_else(rayon::current_num_threads);
         let weights = device::weights(spec);
         let memory = match gpu {
@@ -71,6 +71,11 @@ impl MemoryNeed {
     }
 }
 
+/// Tokens of a sequence, or of an image.
+fn length(recipe: &Recipe, spec: &ModelSpec) -> usize {
+    spec.image.map_or(recipe.data.length, |image| image.tokens())
+}
+
 /// Bytes that training takes at most, if nothing were pruned of a model of `spec`: weights as stored, of teacher and student;
 /// what is trained, its gradients and the optimizer's buffers; activations, computed again.
 fn healing(part: &HealPart, spec: &ModelSpec, length: usize) -> u64 {
@@ -85,7 +90,7 @@ fn healing(part: &HealPart, spec: &ModelSpec, length: usize) -> u64 {
 /// What to say if healing could take more memory than is free.
 pub(crate) fn healing_note(recipe: &Recipe, spec: &ModelSpec) -> Option<String> {
     let part = recipe.heal.as_ref()?;
-    let (need, free) = (healing(part, spec, recipe.data.length), machine::available_bytes());
+    let (need, free) = (healing(part, spec, length(recipe, spec)), machine::available_bytes());
     let help = if part.lora.is_some() { "a smaller `length`" } else { "`lora`, or the optimizer `lion`" };
     let note = || format!("heal: needs up to {}, {} is free: {help} helps", Bytes(need), Bytes(free));
     (need > free).then(note)

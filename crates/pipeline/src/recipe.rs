@@ -118,6 +118,11 @@ impl Recipe {
         Self::parse(&read_text(path)?, path, methods)
     }
 
+    /// Where to compute: classifiers of images run on the CPU alone, whatever GPU there is.
+    pub(crate) fn place(&self) -> Device {
+        if self.data.images.is_some() { Device::Cpu } else { self.device }
+    }
+
     /// The search space over a model of `spec` that the engines of `export` leave, and what they took away.
     ///
     /// # Errors
@@ -139,11 +144,13 @@ impl Recipe {
     /// Relative paths of the model and of texts start at `folder`.
     fn based_at(mut self, folder: &Path) -> Self {
         self.model = self.model.based_at(folder);
-        self.data.text = self.data.text.based_at(folder);
+        self.data.text = self.data.text.map(|text| text.based_at(folder));
+        self.data.images = self.data.images.map(|images| images.based_at(folder));
         for text in self.heal.iter_mut().flat_map(|heal| &mut heal.texts) {
             text.text = text.text.clone().based_at(folder);
         }
         self.eval.text = self.eval.text.map(|text| text.based_at(folder));
+        self.eval.images = self.eval.images.map(|images| images.based_at(folder));
         self.eval.data = self.eval.data.map(|data| folder.join(data));
         self.eval.task_path.iter_mut().for_each(|path| *path = folder.join(&*path));
         self

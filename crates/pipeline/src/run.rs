@@ -69,7 +69,7 @@ pub struct Checked {
 pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     recipe.model.check()?;
     let (mut memory, mut healing, mut gpu, mut no_gpu, mut narrowed) = (None, None, None, None, Vec::new());
-    match device::open(recipe.device) {
+    match device::open(recipe.place()) {
         Ok(open) => gpu = open,
         Err(PipelineError::Device { cause }) => no_gpu = Some(format!("device: {cause}")),
         Err(other) => return Err(other),
@@ -99,7 +99,7 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     }
     notes.extend(crate::stages::search::idle_racing(recipe, trials)?);
     let texts = recipe.heal.iter().flat_map(|heal| &heal.texts).map(|text| ("heal.texts", &text.text));
-    let texts = [("data.text", &recipe.data.text)].into_iter().chain(texts);
+    let texts = recipe.data.text.iter().map(|text| ("data.text", text)).chain(texts);
     for (key, text) in texts.chain(recipe.eval.text.as_ref().map(|text| ("eval.text", text))) {
         match if text.dataset.is_some() { Ok(Vec::new()) } else { TextSource::files(text) } {
             Err(DataError::Read { path, cause }) if cause.kind() == ErrorKind::NotFound => {
@@ -107,6 +107,13 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
             }
             other => drop(other?),
         }
+    }
+    let images = recipe.data.images.iter().map(|images| ("data.images", images));
+    for (key, images) in images.chain(recipe.eval.images.as_ref().map(|images| ("eval.images", images))) {
+        let here = images.paths.iter().filter(|_| images.dataset.is_none());
+        notes.extend(
+            here.filter(|path| !path.exists()).map(|path| format!("{key}: {} is not on this machine", path.display())),
+        );
     }
     match find_documents(&recipe.eval) {
         Err(PipelineError::Harness(HarnessError::Read { path, cause })) if cause.kind() == ErrorKind::NotFound => {
@@ -136,7 +143,7 @@ pub fn run(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRep
 
 fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunReport, PipelineError> {
     let dir = RunDir::open(&recipe.runs, &recipe.name)?;
-    let gpu = device::open(recipe.device)?; // before anything takes long
+    let gpu = device::open(recipe.place())?; // before anything takes long
     let (local, checkpoint, fingerprint) = load(recipe, &dir, console, gpu.as_ref())?;
     let mut report = RunReport {
         name: recipe.name.clone(),
@@ -152,8 +159,8 @@ fn run_here(recipe: &Recipe, last: Stage, console: &dyn Console) -> Result<RunRe
     };
     let watch = Watch::new(console);
     crate::context::check(recipe, checkpoint.spec())?; // before anything takes long
-    if recipe.data.text.dataset.is_none() {
-        recipe.data.text.files()?;
+    if let Some(text) = recipe.data.text.as_ref().filter(|text| text.dataset.is_none()) {
+        text.files()?;
     }
     if last >= Stage::Eval {
         find_documents(&recipe.eval)?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use taper_arch::{KeptBlock, Selection};
 use taper_base::workers::for_each;
 use taper_hub::ModelSource;
-use taper_model::{Checkpoint, Model};
+use taper_model::{Batch, Checkpoint, Model};
 use taper_proxies::methods::gradient_trace::{Aggregation, GradientTrace};
 use taper_proxies::{Base, Needs, Observation, Proxy, Seen, Settings};
 
@@ -99,7 +99,7 @@ pub fn score(request: &ScoreRequest<'_>, console: &dyn Console) -> Result<ScoreR
     let model = Model::load(&checkpoint)?;
     let needs = Needs { loss: true, magnitudes: true, ..request.trace.needs() };
     let settings = Settings { needs, seed: request.seed, memory: machine::memory_to_use() };
-    let base = Base::new(&model, tokens.ids(), tokens.length(), settings)?;
+    let base = Base::new(&model, Batch::new(tokens.ids(), tokens.length())?, settings)?;
     let whole = base.observe(&Selection::whole(spec).blocks)?;
     console.begin("candidates", selections.len() as u64);
     let scored = for_each(&selections, base.plan().workers, |selection| {

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use taper_base::rng::{RngExt, stream};
+use taper_arch::ImageSpec;
+use taper_base::rng::{RngExt, normal, stream};
 use taper_export::{Target, vllm};
 use taper_model::{Batch, Checkpoint, Decoder, Model, greedy};
 
@@ -22,6 +23,8 @@ const SEQUENCES: usize = 4;
 const LENGTH: usize = 48;
 const PROMPT: usize = 8;
 const GENERATE: usize = 64;
+/// Images compared.
+const IMAGES: usize = 8;
 /// Numbers that are asked of vLLM, if one sequence has no more.
 const VLLM_NUMBERS: usize = 4 << 20;
 
@@ -92,7 +95,7 @@ impl fmt::Display for Verdict {
                 };
                 let most = most.map(|most| format!(" (at most {most:.0e})")).unwrap_or_default();
                 write!(f, "{mark:<8} logits {difference:.1e}{most}, divergence {divergence:.1e}, ")?;
-                write!(f, "{agree} of {all} greedy tokens; {version}")
+                write!(f, "{agree} of {all} greedy tokens or classes; {version}")
             }
             Self::Absent { cause, help } => write!(f, "absent   {cause}; {help}"),
             Self::Failed { cause } => write!(f, "FAILED   {cause}"),
@@ -126,8 +129,9 @@ struct Answer {
     failed: Option<String>,
 }
 
-/// Taper's own numbers.
+/// Taper's own numbers. Of images: one entry without ids each, no prompt, and the classes as text.
 struct Own {
+    images: Option<(Vec<f32>, Vec<usize>)>, // pixels, and their shape
     ids: Vec<Vec<u32>>,
     logits: Vec<f32>,
     prompt: Vec<u32>,
@@ -189,6 +193,9 @@ fn vllm_options(path: &Path) -> Result<Value, PipelineError> {
 impl Own {
     fn of(checkpoint: &Checkpoint) -> Result<Self, PipelineError> {
         let model = Model::load(checkpoint)?;
+        if let Some(image) = model.spec().image {
+            return Self::of_images(&model, image);
+        }
         let (vocab, most) = (model.spec().vocab, model.spec().max_tokens);
         let length = LENGTH.min(most);
         let mut rng = stream(0, "verify", 0, 0);
@@ -202,7 +209,28 @@ impl Own {
             path: checkpoint.dir().to_owned(),
             reason: format!("logits: {cause}"),
         })?;
-        Ok(Self { ids, logits: values, prompt, text, vocab })
+        Ok(Self { images: None, ids, logits: values, prompt, text, vocab })
+    }
+
+    /// Images of noise.
+    fn of_images(model: &Model, image: ImageSpec) -> Result<Self, PipelineError> {
+        let (vocab, mut rng) = (model.spec().vocab, stream(0, "verify", 0, 0));
+        let pixels: Vec<f32> = (0..IMAGES * image.pixels()).map(|_| normal(&mut rng) as f32).collect();
+        let logits = model.logits(Batch::images(&pixels, &[0; IMAGES], image)?)?;
+        let rows = logits.to_vec2::<f32>().map_err(|cause| {
+            let cause = taper_kernels::KernelError::Tensor { op: "logits", cause };
+            taper_model::ModelError::Compute { place: "head".to_owned(), cause: Box::new(cause) }
+        })?;
+        let best =
+            |row: &Vec<f32>| (1..row.len()).fold(0, |best, at| if row[at] > row[best] { at } else { best }) as u32;
+        Ok(Self {
+            text: rows.iter().map(best).collect(),
+            logits: rows.concat(),
+            images: Some((pixels, vec![IMAGES, image.channels, image.size[0], image.size[1]])),
+            ids: vec![Vec::new(); IMAGES],
+            prompt: Vec::new(),
+            vocab,
+        })
     }
 
     fn compare(
@@ -215,7 +243,13 @@ impl Own {
         let remote_code = ["modeling_taper.py", vllm::CLASS.0].iter().any(|name| path.join(name).is_file());
         let options = if engine == "vllm" { vllm_options(path)? } else { json!({}) };
         let ids = &self.ids[..self.sequences(engine)];
+        let (shown, shape) = (place.path().join("pixels"), self.images.as_ref().map(|(_, shape)| shape));
+        if let Some((pixels, _)) = &self.images {
+            let bytes: Vec<u8> = pixels.iter().flat_map(|x| x.to_le_bytes()).collect();
+            taper_base::files::write(&shown, &bytes).map_err(io(&shown))?;
+        }
         let asked = json!({"engine": engine, "path": path, "ids": ids, "prompt": self.prompt, "options": options,
+            "pixels": shown, "shape": shape,
             "generate": self.text.len() - self.prompt.len(), "output": output, "remote_code": remote_code});
         let answer = ask(&request.python, &asked.to_string())?;
         if let Some(cause) = answer.absent {
@@ -250,7 +284,8 @@ impl Own {
 
     /// Sequences that are compared: vLLM makes an object of each number.
     fn sequences(&self, engine: &str) -> usize {
-        let most = if engine == "vllm" { VLLM_NUMBERS / (self.ids[0].len() * self.vocab) } else { self.ids.len() };
+        let most =
+            if engine == "vllm" { VLLM_NUMBERS / (self.ids[0].len().max(1) * self.vocab) } else { self.ids.len() };
         most.clamp(1, self.ids.len())
     }
 }

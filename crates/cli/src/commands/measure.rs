@@ -1,15 +1,19 @@
 //! `eval`, `score` and `logits`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use taper_pipeline::{Console, EvalRequest, ScoreRequest};
+use taper_pipeline::{ClassifyRequest, Console, EvalRequest, ImageSource, ScoreRequest};
 
 use super::print;
 use crate::args::{Args, EvalArgs, LogitsArgs, ScoreArgs};
 use crate::render;
 
 pub(crate) fn eval(args: &Args, given: &EvalArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
+    if let Some(images) = &given.images {
+        return classify(args, (given, images), console);
+    }
     let Some(text) = given.text.clone() else { return super::tasks::eval(args, given, console) };
     let request = EvalRequest {
         model: given.model.parse()?,
@@ -24,6 +28,17 @@ pub(crate) fn eval(args: &Args, given: &EvalArgs, console: &dyn Console) -> anyh
     };
     let report = taper_pipeline::eval(&request, console)?;
     print(args, &report, || render::perplexity(&report))
+}
+
+fn classify(args: &Args, (given, images): (&EvalArgs, &Path), console: &dyn Console) -> anyhow::Result<ExitCode> {
+    let request = ClassifyRequest {
+        model: given.model.parse()?,
+        images: ImageSource::new(images),
+        against: given.tasks.against.as_ref().map(|other| other.parse()).transpose()?,
+        limit: given.first,
+    };
+    let report = taper_pipeline::classify(&request, console)?;
+    print(args, &report, || render::images::classified(&report))
 }
 
 pub(crate) fn score(args: &Args, given: &ScoreArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {

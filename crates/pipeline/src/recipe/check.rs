@@ -67,6 +67,7 @@ impl Finding {
 /// The first thing wrong with `recipe`, in the order of its sections; folders start at `base`.
 pub(super) fn all(recipe: &Recipe, methods: &Methods, base: &Path) -> Result<(), Finding> {
     budget(recipe)?;
+    data(recipe)?;
     ranges(recipe)?;
     splits(recipe)?;
     space(recipe)?;
@@ -78,6 +79,10 @@ pub(super) fn all(recipe: &Recipe, methods: &Methods, base: &Path) -> Result<(),
     heal::heal(recipe, methods)?;
     tasks::tasks(&recipe.eval, base)?;
     export(recipe)?;
+    if recipe.device == Device::Cuda && recipe.data.images.is_some() {
+        let reason = "classifiers of images are computed on the CPU; use `cpu` or `auto`";
+        return Err(Finding::new(&["device"], reason.to_owned()));
+    }
     if recipe.device == Device::Cuda && !methods.cuda {
         let reason = "this taper computes on the CPU only; use `cpu` or `auto`, or build it with `--features cuda`";
         return Err(Finding::new(&["device"], reason.to_owned()));
@@ -101,6 +106,24 @@ fn budget(recipe: &Recipe) -> Result<(), Finding> {
     }
 }
 
+/// Text or images, and what belongs to either.
+fn data(recipe: &Recipe) -> Result<(), Finding> {
+    let refuse = |path: &[&str], reason: &str| Err(Finding::new(path, reason.to_owned()));
+    let (text, images) = (recipe.data.text.is_some(), recipe.data.images.is_some());
+    let eval = &recipe.eval;
+    match (text, images) {
+        (false, false) => refuse(&["data"], "missing field `text` or `images`: what is the model to see?"),
+        (true, true) => refuse(&["data", "images"], "`text` and `images`; wanted one of them"),
+        (true, false) if eval.images.is_some() => refuse(&["eval", "images"], "images, but `data` is of text"),
+        (false, true) if eval.text.is_some() => refuse(&["eval", "text"], "a text, but `data` is of images"),
+        (false, true) if !eval.tasks.is_empty() => refuse(&["eval", "tasks"], "tasks of text, but `data` is of images"),
+        (false, true) if recipe.budget.latency.is_some() => {
+            refuse(&["budget", "latency"], "latency is that of generated text, and `data` is of images")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn ranges(recipe: &Recipe) -> Result<(), Finding> {
     const MOST: usize = 1 << 20;
     let within = |path: &[&str], value: usize, range: RangeInclusive<usize>| {
@@ -111,9 +134,9 @@ fn ranges(recipe: &Recipe) -> Result<(), Finding> {
         let reason = format!("{name} is {value}, wanted {} to {}", range.start(), range.end());
         Err(Finding::new(path, reason))
     };
-    within(&["data", "sequences"], recipe.data.sequences, 1..=MOST)?;
+    within(&["data", "sequences"], recipe.data.sequences(), 1..=MOST)?;
     within(&["data", "length"], recipe.data.length, 2..=MOST)?;
-    let tokens = recipe.data.sequences * recipe.data.length; // at most 2^40
+    let tokens = recipe.data.sequences() * recipe.data.length; // at most 2^40
     if u32::try_from(tokens).is_err() {
         let reason = format!("sequences · length is {tokens} tokens, wanted at most {}", u32::MAX);
         return Err(Finding::new(&["data", "sequences"], reason));
@@ -139,7 +162,7 @@ fn splits(recipe: &Recipe) -> Result<(), Finding> {
         let reason = "a validation share of 0 leaves nothing to score candidates on".to_owned();
         return Err(Finding::new(&["data", "shares", "validation"], reason));
     }
-    if shares.of(Split::Test) == 0.0 && recipe.eval.text.is_none() {
+    if shares.of(Split::Test) == 0.0 && recipe.eval.text.is_none() && recipe.eval.images.is_none() {
         let reason = "a test share of 0 leaves nothing to judge on; or name another text in `eval.text`".to_owned();
         return Err(Finding::new(&["data", "shares", "test"], reason));
     }

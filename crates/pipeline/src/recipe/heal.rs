@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use taper_data::TextSource;
+use taper_data::images::Augment;
 use taper_heal::{
     AdapterSettings, Aim, HealError, Noise, Plan, Training, corruptors, objectives, optimizers, schedules,
 };
@@ -41,11 +42,14 @@ pub struct HealPart {
     pub lora: Option<LoraPart>,
     /// Before all else, blocks learn the original's blocks, each for itself.
     pub local: Option<LocalPart>,
-    /// Texts to train on by their weights; left out: the calibration split of `data.text`. Documents that the result is
+    /// Texts to train on by their weights; left out: the calibration split of `data`. Documents that the result is
     /// judged on are left out of them.
     pub texts: Vec<HealText>,
     /// What becomes of a sequence: `causal`, or `ul2`.
     pub corruptor: Method,
+    /// What is done to an image at random: `{shift: 4, mirror: true}`.
+    #[serde(skip_serializing_if = "nothing")]
+    pub augment: Augment,
     /// Whether documents packed into one sequence do not see one another.
     pub apart: bool,
     /// Largest norm of the gradient; a longer one is shortened. null: none.
@@ -81,6 +85,7 @@ impl Default for HealPart {
             local: None,
             texts: Vec::new(),
             corruptor: Method::new("causal"),
+            augment: Augment::default(),
             apart: true,
             clip: Some(1.0),
             noise: None,
@@ -91,6 +96,10 @@ impl Default for HealPart {
             cache: false,
         }
     }
+}
+
+fn nothing(augment: &Augment) -> bool {
+    *augment == Augment::default()
 }
 
 /// Low-rank adapters: `W + alpha / rank · B A`.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use taper_arch::budget::{Amount, Counted};
 use taper_arch::{Budget, Generation};
 use taper_base::Bytes;
+use taper_data::images::ImageSource;
 use taper_data::{Shares, TextSource};
 use taper_eval::Settings;
 use taper_eval::harness::{FEWSHOT_SEED, Suite};
@@ -18,27 +19,40 @@ use super::Method;
 use super::text;
 use crate::PipelineError;
 
-/// Text for calibration, for the search and for the test.
+/// Text, or images, for calibration, for the search and for the test.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataPart {
-    /// Where the text is; relative paths start at the recipe's folder.
-    pub text: TextSource,
-    /// Which share of the documents each split gets. Documents are split by hash, so none is ever in two splits.
+    /// Where the text is, for a language model; relative paths start at the recipe's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextSource>,
+    /// Where the images are, for a classifier of images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<ImageSource>,
+    /// Which share of the documents, or images, each split gets. They are split by hash, so none is ever in two splits.
     #[serde(default)]
     pub shares: Shares,
-    /// Sequences of the calibration batch.
-    #[serde(default = "default_sequences")]
+    /// Sequences of the calibration batch, or images; left out: 16, or 256 images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576))]
-    pub sequences: usize,
+    pub sequences: Option<usize>,
     /// Tokens in each sequence.
     #[serde(default = "default_length")]
     #[schemars(range(min = 2, max = 1_048_576))]
     pub length: usize,
 }
 
-fn default_sequences() -> usize {
-    16
+impl DataPart {
+    /// Sequences of the calibration batch, or images.
+    pub fn sequences(&self) -> usize {
+        self.sequences.unwrap_or(if self.images.is_some() { 256 } else { 16 })
+    }
+
+    /// Where it is.
+    pub fn name(&self) -> String {
+        let text = self.text.as_ref().map(ToString::to_string);
+        text.or(self.images.as_ref().map(ToString::to_string)).unwrap_or_default()
+    }
 }
 
 fn default_length() -> usize {
@@ -130,6 +144,8 @@ impl Default for SearchPart {
 pub struct EvalPart {
     /// Text to judge on; left out: the test split of `data.text`.
     pub text: Option<TextSource>,
+    /// Images to judge on; left out: the test split of `data.images`.
+    pub images: Option<ImageSource>,
     /// Tokens the model sees at once.
     #[schemars(range(min = 2, max = 1_048_576))]
     pub window: usize,
@@ -177,6 +193,7 @@ impl Default for EvalPart {
     fn default() -> Self {
         Self {
             text: None,
+            images: None,
             window: 512,
             stride: None,
             by_document: false,

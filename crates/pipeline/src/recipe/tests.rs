@@ -174,8 +174,8 @@ fn a_short_recipe_means_the_defaults() {
     let recipe = parse(LEAST).unwrap();
     assert_eq!((recipe.name.as_str(), recipe.seed, recipe.runs.as_path()), ("demo", 0, Path::new("runs")));
     assert_eq!((recipe.model.name.as_str(), recipe.device), ("./recipes/model", Device::Auto));
-    assert_eq!(recipe.data.text, TextSource::new("recipes/a.txt"));
-    assert_eq!((recipe.data.sequences, recipe.data.length, recipe.data.shares), (16, 512, Shares::default()));
+    assert_eq!(recipe.data.text, Some(TextSource::new("recipes/a.txt")));
+    assert_eq!((recipe.data.sequences(), recipe.data.length, recipe.data.shares), (16, 512, Shares::default()));
     assert_eq!((recipe.budget.params, recipe.budget.counted), (Some(Amount::Share(0.5)), Counted::Total));
     assert_eq!((recipe.budget.tolerance, recipe.space), (0.02, SearchSpace::default()));
     assert_eq!(
@@ -193,7 +193,7 @@ fn every_field_is_read() {
     let recipe = parse(FULL).unwrap();
     assert_eq!((recipe.name.as_str(), recipe.seed, recipe.runs.as_path()), ("demo-1", 7, Path::new("./out")));
     assert_eq!(recipe.model.to_string(), "owner/model@0123456");
-    assert_eq!(recipe.data.text.paths, [Path::new("recipes/./demo/text.jsonl")]);
+    assert_eq!(recipe.data.text.as_ref().unwrap().paths, [Path::new("recipes/./demo/text.jsonl")]);
     assert_eq!(recipe.data.shares, Shares::new(0.6, 0.2, 0.2).unwrap());
     assert_eq!((recipe.budget.params, recipe.budget.tolerance), (Some(Amount::Count(4_500_000_000)), 0.03));
     assert_eq!(recipe.search.strategy.params, json!({"population": 12}));
@@ -241,7 +241,7 @@ fn notations_that_mean_the_same_are_the_same() {
     }
     let anchors = LEAST.replace("{text: a.txt}", "{text: &t a.txt}") + "eval: {text: *t}\n";
     let recipe = parse(&anchors).unwrap();
-    assert_eq!(recipe.eval.text.unwrap(), recipe.data.text);
+    assert_eq!(recipe.eval.text, recipe.data.text);
     for start in ["\u{feff}", "# a comment\n\n", "---\n", "%YAML 1.2\n---\n"] {
         assert_eq!(parse(&format!("{start}{LEAST}")).unwrap(), parse(LEAST).unwrap(), "{start:?}");
     }

@@ -1,7 +1,7 @@
 //! Calibrate: one forward pass over the calibration batch ranks all units.
 
 use taper_data::Split;
-use taper_model::{Batch, Calibration, calibrate as pass};
+use taper_model::{Calibration, calibrate as pass};
 
 use super::{read_json, write_json};
 use crate::context::{Context, REVISION};
@@ -10,14 +10,11 @@ use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage};
 
 pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
-    let pack = context.pack(Split::Calibration);
-    let batch = serde_json::json!({"sequences": pack.sequences, "length": pack.length, "seed": pack.seed,
-        "shares": pack.shares, "eos": pack.eos});
     let key = StageKey::new(Stage::Calibrate.name())
         .with_json("revision", &REVISION)?
         .with("model", &context.fingerprint)
-        .with("text", &context.text)
-        .with_json("batch", &batch)?;
+        .with("text", &context.data.fingerprint)
+        .with_json("batch", &context.batch(Split::Calibration))?;
     Ok(match &context.gpu {
         Some(gpu) => key.with_json("device", &gpu.name)?, // it rounds in its own way, and all that follows is made of this
         None => key,
@@ -26,12 +23,11 @@ pub(crate) fn key(context: &Context<'_>) -> Result<StageKey, PipelineError> {
 
 pub(crate) fn calibrate(context: &Context<'_>) -> Result<Calibration, PipelineError> {
     let (key, stage) = (key(context)?, Stage::Calibrate);
-    let data = &context.recipe.data;
-    context.console.started(stage, &format!("{} x {} tokens of {}", data.sequences, data.length, data.text));
+    context.console.started(stage, &context.about_batch());
     let outcome = context.run.run(&key, |dir| {
-        let tokens = context.tokens(Split::Calibration)?;
-        let found = pass(&context.placed(&context.stored()?)?, Batch::new(tokens.ids(), tokens.length())?)?;
-        finite(found.loss, || "the loss on the calibration text".to_owned())?;
+        let samples = context.samples(Split::Calibration)?;
+        let found = pass(&context.placed(&context.stored()?)?, samples.batch()?)?;
+        finite(found.loss, || format!("the loss on the calibration {}", context.data.kind()))?;
         for unit in found.importance.iter().flatten().chain(found.units.iter().flatten().flatten()) {
             finite(*unit, || "the importance of a unit".to_owned())?;
         }
@@ -39,6 +35,10 @@ pub(crate) fn calibrate(context: &Context<'_>) -> Result<Calibration, PipelineEr
     })?;
     let found: Calibration = read_json(&context.run.path(stage.name()).join("calibration.json"))?;
     found.order.check(context.checkpoint.spec())?;
-    context.console.finished(stage, &format!("loss {:.4} nats per token", found.loss), outcome == Outcome::Skipped);
+    context.console.finished(
+        stage,
+        &format!("loss {:.4} nats per {}", found.loss, context.data.unit()),
+        outcome == Outcome::Skipped,
+    );
     Ok(found)
 }

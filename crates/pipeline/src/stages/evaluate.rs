@@ -3,26 +3,28 @@
 //! Controls: `uniform`, the same kept ratio in every sub-block, and `random`, architectures drawn from the search space
 //! (their mean). All are cut by the same ranking of units, so only the choice of architecture differs.
 
+mod judged;
 mod tasks;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use taper_arch::{ArchError, Architecture, Costs, Generation, Workload, cost, select};
+use taper_base::Nanos;
 use taper_base::rng::stream;
-use taper_base::{Fingerprint, Nanos};
-use taper_data::{Documents, Split};
-use taper_eval::{Latency, Perplexity, bytes_per_pass, documents_to_ids, latency, perplexity};
+use taper_eval::{Classification, Latency, Perplexity, latency};
 use taper_model::{Calibration, Checkpoint, Model};
 
 use super::heal::HealedCheckpoint;
 use super::{materialise, read_json, search, write_json};
-use crate::context::{Context, documents};
+use crate::context::Context;
 use crate::error::finite;
 use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage, machine};
 
-pub use tasks::TaskTable;
+pub(crate) use self::judged::SPLIT;
+use self::judged::{Judged, Measured, mean};
+pub use self::tasks::TaskTable;
 
 /// Times that a latency is measured.
 const REPETITIONS: usize = 5;
@@ -84,50 +86,12 @@ pub struct Row {
     pub costs: Costs,
     /// What was measured; of several, the mean loss and its exponential.
     pub measured: Perplexity,
+    /// Of a classifier of images: how often it is right; of several models the means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classified: Option<Classification>,
     /// Loss of each of several random architectures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<f64>,
-}
-
-/// Before the name of a text of which the test split is judged on.
-pub(crate) const SPLIT: &str = "test split of ";
-
-/// The text that results are reported on.
-enum Text<'a> {
-    /// The test split of the recipe's text.
-    Split(&'a Documents, Fingerprint),
-    /// All of another text.
-    Own(Documents),
-}
-
-impl<'a> Text<'a> {
-    fn of(context: &'a Context<'_>) -> Result<Self, PipelineError> {
-        match &context.recipe.eval.text {
-            Some(source) => Ok(Self::Own(documents(source, context.console)?)),
-            None => Ok(Self::Split(&context.documents, context.text.clone())),
-        }
-    }
-
-    fn chosen(&self, context: &Context<'_>) -> Vec<&str> {
-        match self {
-            Self::Own(documents) => documents.all().iter().map(String::as_str).collect(),
-            Self::Split(documents, _) => documents.of_split(&context.recipe.data.shares, Split::Test),
-        }
-    }
-
-    fn fingerprint(&self) -> Fingerprint {
-        match self {
-            Self::Own(documents) => documents.fingerprint(),
-            Self::Split(_, fingerprint) => Fingerprint::of_bytes(format!("test {fingerprint}").as_bytes()),
-        }
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Self::Own(documents) => documents.name().to_owned(),
-            Self::Split(documents, _) => format!("{SPLIT}{}", documents.name()),
-        }
-    }
 }
 
 pub(crate) fn evaluate(
@@ -135,12 +99,12 @@ pub(crate) fn evaluate(
     calibration: &Calibration,
     (pruned, healed): (&Path, Option<&HealedCheckpoint>),
 ) -> Result<Evaluation, PipelineError> {
-    let (text, stage) = (Text::of(context)?, Stage::Eval);
+    let (judged, stage) = (Judged::of(context)?, Stage::Eval);
     let eval = &context.recipe.eval;
     let tasks = eval.suite()?;
     let key = StageKey::new(stage.name())
         .with("materialise", &materialise::key(context)?.fingerprint())
-        .with("text", &text.fingerprint())
+        .with("text", &judged.fingerprint()?)
         .with_json("shares", &context.recipe.data.shares)?
         .with_json("windows", &(eval.settings(), eval.tokens))?
         .with_json("random", &eval.random)?;
@@ -150,13 +114,13 @@ pub(crate) fn evaluate(
     };
     let key = healed.map_or(key.clone(), |healed| key.with("healed", &healed.key));
     let result = healed.map_or(("pruned", pruned), |healed| ("healed", &healed.folder));
-    context.console.started(stage, &text.name());
+    context.console.started(stage, &judged.name());
     let outcome = context.run.run(&key, |dir| {
-        let rows = rows(context, calibration, (pruned, healed), &text)?;
+        let rows = rows(context, calibration, (pruned, healed), &judged)?;
         let latency = context.spec.latency.as_ref().map(|table| latencies(context, table.generation, pruned, &rows));
         let latency = latency.transpose()?;
         let tasks = tasks.as_ref().map(|suite| tasks::evaluate(context, suite, result, dir)).transpose()?;
-        write_json(&dir.join("eval.json"), &Evaluation { text: text.name(), rows, latency, tasks })
+        write_json(&dir.join("eval.json"), &Evaluation { text: judged.name(), rows, latency, tasks })
     })?;
     let found: Evaluation = read_json(&context.run.path(stage.name()).join("eval.json"))?;
     context.console.finished(stage, &summary(&found, &eval.tasks), outcome == Outcome::Skipped);
@@ -164,7 +128,11 @@ pub(crate) fn evaluate(
 }
 
 fn summary(found: &Evaluation, tasks: &[String]) -> String {
-    let losses = found.rows.iter().map(|row| format!("{} {:.4}", row.name, row.measured.loss));
+    let of = |row: &Row| match &row.classified {
+        Some(classified) => format!("{} {:.1}%", row.name, 100.0 * classified.top1),
+        None => format!("{} {:.4}", row.name, row.measured.loss),
+    };
+    let losses = found.rows.iter().map(of);
     let recoveries = found.tasks.iter().flat_map(|table| &table.recoveries);
     let named = recoveries.filter(|one| tasks.contains(&one.name));
     let kept = named.map(|one| format!("{:.1}% of {}", 100.0 * one.recovery, one.name));
@@ -175,19 +143,16 @@ fn rows(
     context: &Context<'_>,
     calibration: &Calibration,
     (pruned, healed): (&Path, Option<&HealedCheckpoint>),
-    text: &Text,
+    judged: &Judged<'_>,
 ) -> Result<Vec<Row>, PipelineError> {
     let (recipe, spec) = (context.recipe, &context.spec);
-    let ids = documents_to_ids(&text.chosen(context), context.tokenizer()?, true, recipe.eval.tokens)?;
-    let workers = machine::workers(bytes_per_pass(spec, recipe.eval.window));
-    let workers = if context.gpu.is_some() { 1 } else { workers };
-    let measure = |model: &Model| -> Result<Perplexity, PipelineError> {
-        Ok(perplexity(&context.placed(model)?, &ids, recipe.eval.settings(), workers, context.console)?)
-    };
-    let row = |name: &str, architecture: &Architecture, measured: Perplexity| -> Result<Row, PipelineError> {
+    let measure = judged.measure(context)?;
+    let row = |name: &str, architecture: &Architecture, measured: Measured| -> Result<Row, PipelineError> {
+        let (measured, classified) = measured;
         finite(measured.perplexity, || format!("the perplexity of the {name} model"))?;
         let costs = cost(spec, architecture, Workload::default())?;
-        Ok(Row { name: name.to_owned(), architecture: architecture.to_string(), costs, measured, losses: Vec::new() })
+        let (name, architecture) = (name.to_owned(), architecture.to_string());
+        Ok(Row { name, architecture, costs, measured, classified, losses: Vec::new() })
     };
     let sorted = context.sorted(calibration)?;
     let cut = |architecture: &Architecture| -> Result<Model, PipelineError> {
@@ -217,17 +182,14 @@ fn rows(
         // a draw may miss the budget, or give a model that overflows: neither says anything of the result
         let Some(architecture) = draw(context, index as u64)? else { continue };
         let measured = measure(&cut(&architecture)?)?;
-        if measured.perplexity.is_finite() {
+        if measured.0.perplexity.is_finite() {
             drawn.push((architecture, measured));
         }
     }
     if let Some((architecture, first)) = drawn.first() {
-        let losses: Vec<f64> = drawn.iter().map(|(_, measured)| measured.loss).collect();
-        let loss = losses.iter().sum::<f64>() / losses.len() as f64;
-        let standard_error = first.standard_error.filter(|_| losses.len() == 1);
-        let mean = Perplexity { loss, perplexity: loss.exp(), standard_error, ..*first };
-        let losses = if losses.len() > 1 { losses } else { Vec::new() };
-        rows.push(Row { losses, ..row("random", architecture, mean)? });
+        let all: Vec<&Measured> = drawn.iter().map(|(_, measured)| measured).collect();
+        let losses = if all.len() > 1 { all.iter().map(|(measured, _)| measured.loss).collect() } else { Vec::new() };
+        rows.push(Row { losses, ..row("random", architecture, mean(first, &all))? });
     }
     Ok(rows)
 }

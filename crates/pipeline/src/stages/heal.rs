@@ -14,11 +14,12 @@ use taper_arch::Selection;
 use taper_base::{Bytes, Fingerprint};
 use taper_data::{DataError, Documents, FeedText, Pack, Shares, Split, TextTokenizer, Tokens, pack};
 use taper_export::transformers;
-use taper_heal::{Job, Metric, Plan, Summary, read_metrics};
+use taper_heal::{Job, Material, Metric, Plan, Summary, read_metrics};
 use taper_model::{Checkpoint, Model, save};
 
 use super::{read_json, write_json};
 use crate::context::{Context, documents};
+use crate::data::Content;
 use crate::error::{finite, io};
 use crate::plot::{Curve, loss_plot};
 use crate::recipe::HealPart;
@@ -50,9 +51,8 @@ pub(crate) struct Healing<'a> {
     pub(crate) student: &'a Path,
     /// Of the teacher's blocks, which each of the student's was.
     pub(crate) origin: Vec<usize>,
-    pub(crate) texts: Vec<FeedText<'a>>,
-    /// The text that losses are told of, and how it is cut.
-    pub(crate) validation: (&'a Documents, Pack),
+    /// What is trained on and what losses are told of, made if there is work.
+    pub(crate) material: &'a dyn Fn() -> Result<Material<'a>, PipelineError>,
     /// Largest file of weights.
     pub(crate) shard_bytes: u64,
     /// The section, for `taper.lock`.
@@ -69,43 +69,79 @@ pub(crate) struct HealedCheckpoint {
 /// The stage of a recipe that has a `heal` section.
 pub(crate) fn heal(context: &Context<'_>, part: &HealPart, pruned: &Path) -> Result<HealedCheckpoint, PipelineError> {
     let recipe = context.recipe;
-    let plan = part.plan(recipe.seed, recipe.data.length, true)?;
-    let own: Vec<Documents> =
-        part.texts.iter().map(|text| documents(&text.text, context.console)).collect::<Result<_, _>>()?;
-    let judged = recipe.eval.text.as_ref().map(|text| documents(text, context.console)).transpose()?;
-    let mut key = StageKey::new(Stage::Heal.name())
+    let length = context.spec.image.map_or(recipe.data.length, |image| image.tokens());
+    let plan = part.plan(recipe.seed, length, true)?;
+    let key = StageKey::new(Stage::Heal.name())
         .with("materialise", &materialise::key(context)?.fingerprint())
-        .with("text", &context.text)
+        .with("text", &context.data.fingerprint)
         .with_json("shares", &recipe.data.shares)?
         .with_json("settings", &(part.identity(), plan.length, recipe.seed))?;
-    for (index, text) in own.iter().chain(&judged).enumerate() {
-        key = key.with(&format!("text {index}"), &text.fingerprint());
+    let stage = Staged { context, part, plan: &plan, pruned };
+    match &context.data.content {
+        Content::Text(text) => stage.texts(text, key),
+        Content::Images(images) => stage.run(&key, &|| images.material(context, (part, &plan))),
     }
-    let splits = [Split::Validation, Split::Test].map(|split| context.documents.of_split(&recipe.data.shares, split));
-    let kept: HashSet<&str> =
-        splits.into_iter().flatten().chain(judged.iter().flat_map(Documents::all).map(String::as_str)).collect();
-    let texts = if own.is_empty() {
-        let all = context.documents.of_split(&recipe.data.shares, Split::Calibration);
-        vec![FeedText { name: context.documents.name().to_owned(), documents: all, weight: 1.0 }]
-    } else {
-        own.iter().zip(&part.texts).map(|(text, told)| others(text, told.weight, &kept)).collect()
-    };
-    let healing = Healing {
-        run: context.run,
-        console: context.console,
-        plan: &plan,
-        student: pruned,
-        origin: origin(&read_json::<Selection>(&pruned.join("kept_units.json"))?),
-        texts,
-        validation: (
-            &context.documents,
-            Pack { sequences: part.validation.sequences, length: plan.length, ..context.pack(Split::Validation) },
-        ),
-        shard_bytes: recipe.materialise.shard_size.0,
-        settings: json!(part.identity()),
-    };
-    let teacher = || plan.wants_teacher().then(|| context.stored()).transpose();
-    healing.stage(&key, context.tokenizer()?, teacher)
+}
+
+/// A recipe's healing.
+#[derive(Clone, Copy)]
+struct Staged<'a> {
+    context: &'a Context<'a>,
+    part: &'a HealPart,
+    plan: &'a Plan,
+    pruned: &'a Path,
+}
+
+impl Staged<'_> {
+    fn run<'m>(
+        &'m self,
+        key: &StageKey,
+        material: &'m dyn Fn() -> Result<Material<'m>, PipelineError>,
+    ) -> Result<HealedCheckpoint, PipelineError> {
+        let Self { context, part, plan, pruned } = *self;
+        let healing = Healing {
+            run: context.run,
+            console: context.console,
+            plan,
+            student: pruned,
+            origin: origin(&read_json::<Selection>(&pruned.join("kept_units.json"))?),
+            material,
+            shard_bytes: context.recipe.materialise.shard_size.0,
+            settings: json!(part.identity()),
+        };
+        healing.stage(key, || plan.wants_teacher().then(|| context.stored()).transpose())
+    }
+
+    /// Of a language model.
+    fn texts(&self, text: &Documents, mut key: StageKey) -> Result<HealedCheckpoint, PipelineError> {
+        let Self { context, part, plan, .. } = *self;
+        let recipe = context.recipe;
+        let own: Vec<Documents> =
+            part.texts.iter().map(|text| documents(&text.text, context.console)).collect::<Result<_, _>>()?;
+        let judged = recipe.eval.text.as_ref().map(|text| documents(text, context.console)).transpose()?;
+        for (index, text) in own.iter().chain(&judged).enumerate() {
+            key = key.with(&format!("text {index}"), &text.fingerprint());
+        }
+        let splits = [Split::Validation, Split::Test].map(|split| text.of_split(&recipe.data.shares, split));
+        let kept: HashSet<&str> =
+            splits.into_iter().flatten().chain(judged.iter().flat_map(Documents::all).map(String::as_str)).collect();
+        let feeds: Vec<FeedText<'_>> = if own.is_empty() {
+            let all = text.of_split(&recipe.data.shares, Split::Calibration);
+            vec![FeedText { name: text.name().to_owned(), documents: all, weight: 1.0 }]
+        } else {
+            own.iter().zip(&part.texts).map(|(text, told)| others(text, told.weight, &kept)).collect()
+        };
+        let wanted =
+            Pack { sequences: part.validation.sequences, length: plan.length, ..context.pack(Split::Validation) };
+        self.run(&key, &|| {
+            let tokenizer = context.tokenizer()?;
+            Ok(Material::Text {
+                tokenizer,
+                texts: feeds.clone(),
+                validation: validation_tokens(text, tokenizer, &wanted)?,
+            })
+        })
+    }
 }
 
 /// Those documents of `text` to train on that are not in `kept`.
@@ -125,7 +161,6 @@ impl Healing<'_> {
     pub(crate) fn stage(
         &self,
         key: &StageKey,
-        tokenizer: &TextTokenizer,
         teacher: impl FnOnce() -> Result<Option<Model>, PipelineError>,
     ) -> Result<HealedCheckpoint, PipelineError> {
         let (stage, plan) = (Stage::Heal, self.plan);
@@ -136,7 +171,7 @@ impl Healing<'_> {
         self.console.started(stage, &(what + &cache.unwrap_or_default()));
         let identity = key.fingerprint();
         let work = self.run.root().join("heal.work").join(identity.short());
-        let outcome = self.run.run(key, |dir| self.work((&work, &identity), dir, tokenizer, teacher()?))?;
+        let outcome = self.run.run(key, |dir| self.work((&work, &identity), dir, teacher()?))?;
         for name in ["checkpoints", "teacher.bin", "teacher.json"] {
             remove(&work.join(name))?;
         }
@@ -150,7 +185,6 @@ impl Healing<'_> {
         &self,
         (work, identity): (&Path, &Fingerprint),
         dir: &Path,
-        tokenizer: &TextTokenizer,
         teacher: Option<Model>,
     ) -> Result<(), PipelineError> {
         let checkpoint = Checkpoint::open(self.student)?;
@@ -159,9 +193,7 @@ impl Healing<'_> {
             student: &|| Model::load(&Checkpoint::open(self.student)?),
             teacher,
             origin: self.origin.clone(),
-            tokenizer,
-            texts: self.texts.clone(),
-            validation: self.validation_tokens(tokenizer)?,
+            material: (self.material)()?,
             folder: work,
             identity: identity.clone(),
             memory: machine::memory_to_use(),
@@ -191,16 +223,19 @@ impl Healing<'_> {
         write_json(&dir.join("heal.json"), &report)?;
         loss_plot(&dir.join("loss.svg"), &report.curves(), report.summary.teacher)
     }
+}
 
-    /// As many sequences as wanted, or as there are.
-    fn validation_tokens(&self, tokenizer: &TextTokenizer) -> Result<Tokens, PipelineError> {
-        let (documents, wanted) = &self.validation;
-        match pack(documents, tokenizer, wanted) {
-            Err(DataError::TooShort { found, .. }) if found >= wanted.length => {
-                Ok(pack(documents, tokenizer, &Pack { sequences: found / wanted.length, ..wanted.clone() })?)
-            }
-            other => Ok(other?),
+/// As many sequences as wanted, or as there are.
+pub(crate) fn validation_tokens(
+    documents: &Documents,
+    tokenizer: &TextTokenizer,
+    wanted: &Pack,
+) -> Result<Tokens, PipelineError> {
+    match pack(documents, tokenizer, wanted) {
+        Err(DataError::TooShort { found, .. }) if found >= wanted.length => {
+            Ok(pack(documents, tokenizer, &Pack { sequences: found / wanted.length, ..wanted.clone() })?)
         }
+        other => Ok(other?),
     }
 }
 

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use taper_arch::Architecture;
 use taper_base::{Bytes, Parameters};
+use taper_data::{Documents, TextSource};
 use taper_export::transformers;
 use taper_model::{Calibration, parameter_count, save};
 
 use super::{search, write_json};
 use crate::context::{Context, REVISION};
+use crate::data::Content;
 use crate::stage::StageKey;
 use crate::{Outcome, PipelineError, Stage};
 
@@ -65,8 +67,22 @@ fn lock(context: &Context<'_>, architecture: &Architecture) -> Value {
 fn settings(context: &Context<'_>) -> Value {
     let recipe = context.recipe;
     let (data, search) = (&recipe.data, &recipe.search);
-    let files: Vec<_> =
-        data.text.paths.iter().map(|path| path.file_name().map(|name| name.to_string_lossy())).collect();
+    let names = |paths: &[PathBuf]| -> Vec<Option<String>> {
+        paths.iter().map(|path| path.file_name().map(|name| name.to_string_lossy().into_owned())).collect()
+    };
+    let of_text = |documents: &Documents, text: &TextSource| {
+        json!({"files": names(&text.paths), "dataset": text.dataset, "field": text.field, "separator": text.separator,
+            "documents": documents.all().len(), "fingerprint": context.data.fingerprint})
+    };
+    let (kind, seen) = match (&context.data.content, &data.text, &data.images) {
+        (Content::Text(documents), Some(text), _) => ("text", of_text(documents, text)),
+        (Content::Images(images), _, Some(source)) => (
+            "images",
+            json!({"files": names(&source.paths), "dataset": source.dataset, "images": images.images.len(),
+                "fingerprint": context.data.fingerprint}),
+        ),
+        _ => ("text", Value::Null), // refused by the recipe's check
+    };
     json!({
         "taper": env!("CARGO_PKG_VERSION"),
         "revision": REVISION,
@@ -76,16 +92,9 @@ fn settings(context: &Context<'_>) -> Value {
             "revision": context.local.revision,
             "fingerprint": context.fingerprint,
         },
-        "text": {
-            "files": files,
-            "dataset": data.text.dataset,
-            "field": data.text.field,
-            "separator": data.text.separator,
-            "documents": context.documents.all().len(),
-            "fingerprint": context.text,
-        },
+        kind: seen,
         "recipe": {
-            "data": {"shares": data.shares, "sequences": data.sequences, "length": data.length},
+            "data": {"shares": data.shares, "sequences": data.sequences(), "length": data.length},
             "budget": recipe.budget,
             "space": context.space,
             "search": {"strategy": search.strategy, "proxy": search.proxy},

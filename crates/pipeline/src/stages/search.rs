@@ -123,13 +123,14 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
         seed: recipe.seed,
     };
 
-    let (tokens, sorted) = (context.tokens(Split::Validation)?, context.sorted(calibration)?);
+    let (samples, sorted) = (context.samples(Split::Validation)?, context.sorted(calibration)?);
     let sorted = context.placed(&sorted)?;
     let memory =
         context.gpu.as_ref().map_or_else(machine::memory_to_use, |gpu| gpu.memory_to_use(context.checkpoint.spec()));
     let settings = Settings { needs: proxy.needs(), seed: recipe.seed, memory };
     let sequences = sequences(recipe, racing.as_ref());
-    let parts = Parts::new(tokens.ids(), tokens.length(), &sequences)?;
+    let length = samples.batch()?.length();
+    let parts = Parts::new(samples.batch()?, &sequences)?;
     let base = Base::in_parts(&sorted, parts, settings)?;
     let store = TrialStore::open(&context.run.root().join("trials.db"))?;
     let names = names(&methods.proxy.name, &sequences);
@@ -144,9 +145,9 @@ fn run(context: &Context<'_>, calibration: &Calibration) -> Result<(Architecture
     let fidelity = match &racing {
         Some(racing) if racing.verify => {
             let full = explore(&scorer, strategy.start(problem)?, None, ("full search", trials))?;
-            Some(explored.saved(&sequences, tokens.length(), Some(&full))?)
+            Some(explored.saved(&sequences, length, Some(&full))?)
         }
-        Some(_) => Some(explored.saved(&sequences, tokens.length(), None)?),
+        Some(_) => Some(explored.saved(&sequences, length, None)?),
         None => None,
     };
     let found = Found {
@@ -174,7 +175,7 @@ fn racing(recipe: &Recipe) -> Result<Option<Racing>, PipelineError> {
 /// Why racing can drop nothing, if it is asked for and cannot.
 pub(crate) fn idle_racing(recipe: &Recipe, trials: u64) -> Result<Option<String>, PipelineError> {
     let Some(racing) = racing(recipe)? else { return Ok(None) };
-    let (parts, all) = (racing.parts(recipe.data.sequences), recipe.data.sequences);
+    let (parts, all) = (racing.parts(recipe.data.sequences()), recipe.data.sequences());
     let why = match parts.len() {
         1 => Some(format!("its first part is all {all} sequences")),
         _ if racing.pilot as u64 >= trials => Some(format!("pilot is {} of at most {trials} trials", racing.pilot)),
@@ -190,7 +191,7 @@ pub(crate) fn parts(recipe: &Recipe) -> Result<Vec<usize>, PipelineError> {
 
 /// Sequences of each part of the batch.
 fn sequences(recipe: &Recipe, racing: Option<&Racing>) -> Vec<usize> {
-    let all = recipe.data.sequences;
+    let all = recipe.data.sequences();
     racing.map_or_else(|| vec![all], |racing| racing.parts(all))
 }
 

@@ -1,5 +1,7 @@
 """One engine on one layout, for `taper verify`: reads a request from stdin, answers in a line of JSON.
 
+Of a classifier of images: pixels (a file of f32) and shape instead of ids and prompt; text is the class of each.
+
 Request: engine, path, ids (lists of token ids), prompt and generate (greedy tokens after it), options (more for the engine),
 output (a file for logits, of vllm their logarithms of probabilities, f32 little-endian: all of ids, token by token). Answer:
 version, text (greedy ids); or absent (what is missing); or failed.
@@ -9,12 +11,31 @@ import json
 import sys
 
 
+def images(request):
+    import numpy
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    config = AutoConfig.from_pretrained(request["path"], trust_remote_code=request["remote_code"])
+    # DeiT's class with two classifiers is not the one that the automatic class takes
+    stock = getattr(transformers, config.architectures[0], AutoModelForImageClassification)
+    load = {"dtype": torch.float32} | ({"trust_remote_code": True} if request["remote_code"] else {})
+    model = (AutoModelForImageClassification if request["remote_code"] else stock).from_pretrained(request["path"], **load)
+    pixels = torch.from_numpy(numpy.fromfile(request["pixels"], dtype="<f4").reshape(request["shape"]))
+    with torch.no_grad():
+        logits = model.eval()(pixel_values=pixels).logits
+    return f"transformers {transformers.__version__}", [logits.numpy()], logits.argmax(-1).tolist()
+
+
 def transformers(request):
     import torch
     import transformers
     from transformers import AutoModelForCausalLM
 
     transformers.utils.logging.set_verbosity_error()
+    if request["shape"]:
+        return images(request)
     load = {"dtype": torch.float32, "trust_remote_code": request["remote_code"]}
     model = AutoModelForCausalLM.from_pretrained(request["path"], **load).eval()
     with torch.no_grad():

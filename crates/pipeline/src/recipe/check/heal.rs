@@ -1,5 +1,6 @@
 //! What a recipe's `heal` section asks for: methods, ranges, and what fits together.
 
+use taper_data::images::Augment;
 use taper_heal::HealError;
 
 use super::{Finding, Methods, method};
@@ -10,10 +11,28 @@ use crate::recipe::heal::{HealPart, weighted};
 /// The first thing wrong.
 pub(super) fn heal(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
     let Some(part) = &recipe.heal else { return Ok(()) };
+    data(recipe, part)?;
     section(part, recipe.data.length, methods).map_err(|finding| {
         let path = [vec!["heal".to_owned()], finding.path].concat();
         Finding { path, ..finding }
     })
+}
+
+/// What belongs to text, or to images.
+fn data(recipe: &Recipe, part: &HealPart) -> Result<(), Finding> {
+    let refuse = |key: &str, reason: &str| Err(Finding::new(&["heal", key], reason.to_owned()));
+    let images = recipe.data.images.is_some();
+    match part {
+        HealPart { texts, .. } if images && !texts.is_empty() => refuse("texts", "texts, but `data` is of images"),
+        HealPart { length: Some(_), .. } if images => refuse("length", "a length of text, but `data` is of images"),
+        HealPart { corruptor, .. } if images && corruptor.name != "causal" => {
+            refuse("corruptor", "it changes text, but `data` is of images")
+        }
+        HealPart { augment, .. } if !images && *augment != Augment::default() => {
+            refuse("augment", "it changes images, but `data` is of text")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn section(part: &HealPart, length: usize, methods: &Methods) -> Result<(), Finding> {
