@@ -136,13 +136,13 @@ impl FromStr for Mix {
 /// What candle says.
 pub(crate) fn encode(values: &[f32], columns: usize, kind: Kind) -> candle_core::Result<Vec<u8>> {
     let dtype = match kind {
+        Kind::Q8_0 => return Ok(q8_0(values)),
         Kind::F32 => return Ok(values.par_iter().flat_map_iter(|x| x.to_le_bytes()).collect()),
         Kind::F16 => return Ok(values.par_iter().flat_map_iter(|x| f16::from_f32(*x).to_le_bytes()).collect()),
         Kind::Bf16 => return Ok(values.par_iter().flat_map_iter(|x| bf16::from_f32(*x).to_le_bytes()).collect()),
         Kind::Q4_0 => GgmlDType::Q4_0,
         Kind::Q5_0 => GgmlDType::Q5_0,
         Kind::Q5_1 => GgmlDType::Q5_1,
-        Kind::Q8_0 => GgmlDType::Q8_0,
         Kind::Q4K => GgmlDType::Q4K,
         Kind::Q5K => GgmlDType::Q5K,
         Kind::Q6K => GgmlDType::Q6K,
@@ -153,6 +153,34 @@ pub(crate) fn encode(values: &[f32], columns: usize, kind: Kind) -> candle_core:
         Ok(QTensor::quantize(&tensor, dtype)?.data()?.into_owned())
     });
     Ok(pieces.collect::<candle_core::Result<Vec<_>>>()?.concat())
+}
+
+/// Values of a block, and the bytes it takes: a scale in 16 bits, and a byte a value.
+const BLOCK: usize = 32;
+const BLOCK_BYTES: usize = 2 + BLOCK;
+/// Blocks handled as one task.
+const TASK: usize = 512;
+
+/// `d = max |x| / 127`, `q = round(x / d)`, halves away from 0: llama.cpp's reference, to the bit. candle's own goes through `roundf` value
+/// by value.
+fn q8_0(values: &[f32]) -> Vec<u8> {
+    let mut out = vec![0; values.len() / BLOCK * BLOCK_BYTES];
+    let tasks = out.par_chunks_mut(TASK * BLOCK_BYTES).zip(values.par_chunks(TASK * BLOCK));
+    tasks.for_each(|(out, values)| {
+        for (out, values) in out.chunks_exact_mut(BLOCK_BYTES).zip(values.chunks_exact(BLOCK)) {
+            let most = values.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+            let scale = most / 127.0;
+            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+            out[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+            for (out, x) in out[2..].iter_mut().zip(values) {
+                let x = x * inverse; // at most a little above 127
+                let whole = x as i32;
+                let rest = x - whole as f32; // exact
+                *out = (whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)) as i8 as u8;
+            }
+        }
+    });
+    out
 }
 
 #[cfg(test)]
@@ -166,6 +194,20 @@ mod tests {
         assert_eq!("Q4_K_M".parse::<Mix>().unwrap().number(), 15);
         let refusal = "q4_k".parse::<Mix>().unwrap_err();
         assert!(refusal.starts_with("unknown type `q4_k`, did you mean `q4_"), "{refusal}");
+    }
+
+    #[test]
+    fn q8_0_is_candles_to_the_bit() {
+        let mut rng = taper_base::rng::stream(3, "q8_0", 0, 0);
+        let mut values: Vec<f32> = (0..96 * BLOCK).map(|_| taper_base::rng::normal(&mut rng) as f32).collect();
+        values[..BLOCK].fill(0.0);
+        // halves and what lies beside them, at a scale of 1
+        let halves = [127.0, 0.5, -0.5, 1.5, -2.5, 0.499_999_97, -0.499_999_97, 63.5];
+        values[BLOCK..BLOCK + halves.len()].copy_from_slice(&halves);
+        values[BLOCK + halves.len()..2 * BLOCK].fill(0.0);
+        let tensor = Tensor::from_slice(&values, values.len(), &Device::Cpu).unwrap();
+        let wanted = QTensor::quantize(&tensor, GgmlDType::Q8_0).unwrap().data().unwrap().into_owned();
+        assert!(q8_0(&values) == wanted);
     }
 
     #[test]
