@@ -101,8 +101,20 @@ pub fn logits_of(
 /// Measures `model`.
 ///
 /// # Errors
-/// [`EvalError::NoImages`], [`EvalError::NoLabel`] naming an image whose label is no class of the model; as [`logits_of`].
+/// As [`answers`].
 pub fn classify(model: &Model, sample: Sample<'_>, progress: &dyn Progress) -> Result<Classification, EvalError> {
+    Ok(answers(model, sample, progress)?.0)
+}
+
+/// Measures `model`, and tells of each image whether its answer is right.
+///
+/// # Errors
+/// [`EvalError::NoImages`], [`EvalError::NoLabel`] naming an image whose label is no class of the model; as [`logits_of`].
+pub fn answers(
+    model: &Model,
+    sample: Sample<'_>,
+    progress: &dyn Progress,
+) -> Result<(Classification, Vec<bool>), EvalError> {
     let Sample { images, places, labels, processor } = sample;
     let classes = model.spec().vocab;
     if let Some((place, label)) = places.iter().zip(labels).find(|(_, label)| **label as usize >= classes) {
@@ -116,19 +128,25 @@ pub fn classify(model: &Model, sample: Sample<'_>, progress: &dyn Progress) -> R
         let rows = labels[first..].par_iter().zip(logits.par_chunks(classes));
         all.par_extend(rows.map(|(label, row)| (*label, outcome(row, *label as usize))));
     })?;
-    Ok(summed(&all, classes))
+    let right = all.iter().map(|(label, outcome)| outcome.found == *label).collect();
+    Ok((summed(&all, classes), right))
+}
+
+/// The class with the largest logit, the smaller of two equal ones.
+pub fn likeliest(row: &[f32]) -> u32 {
+    (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best }) as u32
 }
 
 /// The larger logit wins, the smaller class of two equal ones.
 fn outcome(row: &[f32], label: usize) -> Outcome {
     let log_sum = f64::from(rows::log_sum(row, 1.0));
     let before = |class: usize, other: usize| row[class] > row[other] || row[class] == row[other] && class < other;
-    let found = (1..row.len()).fold(0, |best, class| if before(class, best) { class } else { best });
+    let found = likeliest(row);
     let ahead = (0..row.len()).filter(|class| before(*class, label)).count();
     Outcome {
         loss: log_sum - f64::from(row[label]),
-        found: found as u32,
-        confidence: (f64::from(row[found]) - log_sum).exp(),
+        found,
+        confidence: (f64::from(row[found as usize]) - log_sum).exp(),
         among_first: ahead < FIRST,
     }
 }

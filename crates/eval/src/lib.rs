@@ -8,7 +8,7 @@ pub mod perplexity;
 use taper_data::DataError;
 use taper_model::ModelError;
 
-pub use classify::{Classification, Sample, classify, logits_of};
+pub use classify::{Classification, Sample, answers, classify, likeliest, logits_of};
 pub use latency::{Latency, Spread, latency, latency_table};
 pub use perplexity::{Perplexity, Settings, bytes_per_pass, documents_to_ids, perplexity};
 

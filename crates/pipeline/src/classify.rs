@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use taper_data::images::ImageSource;
-use taper_eval::{Classification, Sample, classify as measure, logits_of};
+use taper_eval::{Classification, Sample, answers};
 use taper_hub::ModelSource;
 use taper_model::{Checkpoint, Model};
 
@@ -72,16 +72,13 @@ pub fn classify(request: &ClassifyRequest, console: &dyn Console) -> Result<Clas
         return Err(taper_eval::EvalError::NoLabel { image, label: None, classes }.into());
     }
     let start = Instant::now();
-    let found = of(&model, (&data, &places), console)?;
+    let (found, own) = of(&model, (&data, &places), console)?;
     let images_per_second = places.len() as f64 / start.elapsed().as_secs_f64();
     finite(found.loss, || format!("the loss of {}", request.model))?;
     let against = request.against.as_ref().map(|other| {
-        let (theirs, their_data) = open(other, &request.images, console)?;
-        let right =
-            [(&model, &data), (&theirs, &their_data)].map(|(model, data)| right(model, (data, &places), console));
-        let [own, other_right] = right;
-        let found = of(&theirs, (&their_data, &places), console)?;
-        Ok::<_, PipelineError>(compare(other.to_string(), found, &own?, &other_right?))
+        let (model, data) = open(other, &request.images, console)?;
+        let (found, theirs) = of(&model, (&data, &places), console)?;
+        Ok::<_, PipelineError>(compare(other.to_string(), found, &own, &theirs))
     });
     Ok(ClassifyReport {
         model: request.model.to_string(),
@@ -106,31 +103,15 @@ fn open(
     Ok((Model::load(&checkpoint)?, data))
 }
 
+/// What was measured, and whether each answer is right.
 fn of(
     model: &Model,
     (data, places): (&ImageData, &[usize]),
     console: &dyn Console,
-) -> Result<Classification, PipelineError> {
+) -> Result<(Classification, Vec<bool>), PipelineError> {
     let (places, labels) = data.labelled(places.to_vec());
     let sample = Sample { images: &data.images, places: &places, labels: &labels, processor: &data.processor };
-    Ok(measure(model, sample, console)?)
-}
-
-/// Whether each answer is right.
-fn right(
-    model: &Model,
-    (data, places): (&ImageData, &[usize]),
-    console: &dyn Console,
-) -> Result<Vec<bool>, PipelineError> {
-    let classes = model.spec().vocab;
-    let mut all = Vec::with_capacity(places.len());
-    logits_of(model, (&data.images, places, &data.processor), console, |first, logits| {
-        for (row, place) in logits.chunks(classes).zip(&places[first..]) {
-            let best = (1..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
-            all.push(data.label(*place) == Some(best as u32));
-        }
-    })?;
-    Ok(all)
+    Ok(answers(model, sample, console)?)
 }
 
 fn compare(model: String, found: Classification, own: &[bool], theirs: &[bool]) -> Against {

@@ -200,13 +200,18 @@ pub(crate) fn range(recipe: &Recipe, spec: &ModelSpec) -> Result<BudgetRange, Pi
 /// The documents of `source`; files of a Hub dataset are fetched first.
 pub(crate) fn documents(source: &TextSource, console: &dyn Console) -> Result<Documents, PipelineError> {
     let Some(dataset) = &source.dataset else { return Ok(Documents::read(source)?) };
+    let paths = fetched(dataset, &source.paths, console)?;
+    Ok(Documents::read(&TextSource { paths, dataset: None, ..source.clone() })?)
+}
+
+/// The files `paths` of the Hub dataset `dataset`, `owner/name` or `owner/name@revision`, here.
+pub(crate) fn fetched(dataset: &str, paths: &[PathBuf], console: &dyn Console) -> Result<Vec<PathBuf>, PipelineError> {
     let (id, revision) = match dataset.split_once('@') {
         Some((id, revision)) => (id, Some(revision)),
-        None => (dataset.as_str(), None),
+        None => (dataset, None),
     };
     let fetch = |path: &PathBuf| taper_hub::fetch_dataset_file(id, revision, &path.to_string_lossy(), console);
-    let paths = source.paths.iter().map(fetch).collect::<Result<_, _>>()?;
-    Ok(Documents::read(&TextSource { paths, dataset: None, ..source.clone() })?)
+    Ok(paths.iter().map(fetch).collect::<Result<_, _>>()?)
 }
 
 fn get_or_try<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T, PipelineError>) -> Result<&T, PipelineError> {

@@ -1,6 +1,6 @@
 //! What a recipe's models see: text, or images. Stages ask for a batch of a split and need not know which it is.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 use taper_arch::{ImageSpec, ModelSpec};
@@ -8,18 +8,15 @@ use taper_base::Fingerprint;
 use taper_base::rng::{self, seq::SliceRandom};
 use taper_data::images::{ImageFeed, ImageSource, Images, Processor};
 use taper_data::{DataError, Documents, Pack, Shares, Split, Tokens};
-use taper_eval::logits_of;
+use taper_eval::{likeliest, logits_of};
 use taper_heal::{Material, Plan};
 use taper_hub::LocalModel;
 use taper_model::{Batch, Model};
 
-use crate::context::{Context, documents};
+use crate::context::{Context, documents, fetched};
 use crate::recipe::HealPart;
 use crate::stages::read_json;
 use crate::{Console, PipelineError, Recipe};
-
-/// Images whose class the model itself is asked for, at once.
-const TOGETHER: usize = 256;
 
 /// The data of a recipe.
 pub(crate) struct Data {
@@ -106,13 +103,7 @@ impl ImageData {
         let images = match &source.dataset {
             None => Images::read(source)?,
             Some(dataset) => {
-                let (id, revision) = match dataset.split_once('@') {
-                    Some((id, revision)) => (id, Some(revision)),
-                    None => (dataset.as_str(), None),
-                };
-                let fetch =
-                    |path: &PathBuf| taper_hub::fetch_dataset_file(id, revision, &path.to_string_lossy(), console);
-                let paths = source.paths.iter().map(fetch).collect::<Result<_, _>>()?;
+                let paths = fetched(dataset, &source.paths, console)?;
                 Images::read(&ImageSource { paths, dataset: None, ..source.clone() })?
             }
         };
@@ -159,21 +150,12 @@ impl ImageData {
         if labels.iter().any(Option::is_none) {
             let model = model()?;
             let classes = model.spec().vocab;
-            for chunk in (0..places.len()).step_by(TOGETHER) {
-                let places = &places[chunk..places.len().min(chunk + TOGETHER)];
-                logits_of(
-                    &model,
-                    (&self.images, places, &self.processor),
-                    &taper_base::progress::Silent,
-                    |first, logits| {
-                        for (row, label) in logits.chunks(classes).zip(&mut labels[chunk + first..]) {
-                            let best =
-                                (1..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
-                            label.get_or_insert(best as u32);
-                        }
-                    },
-                )?;
-            }
+            let sample = (&self.images, &places[..], &self.processor);
+            logits_of(&model, sample, &taper_base::progress::Silent, |first, logits| {
+                for (row, label) in logits.chunks(classes).zip(&mut labels[first..]) {
+                    label.get_or_insert(likeliest(row));
+                }
+            })?;
         }
         let labels = labels.into_iter().flatten().collect();
         Ok(Samples::Images { pixels, labels, image: self.image })
