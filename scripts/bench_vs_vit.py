@@ -4,7 +4,8 @@
     python scripts/bench_vs_vit.py --folder target/bench-vit --taper target/release/examples/score_images --threads 2
 
 `python` has torch and transformers. The other program is scripts/bench_vit.py, which also writes the random model of ViT-B/16's
-shape and the images. Losses of the two must agree, or it fails. Prints a table in markdown: medians, ratios with their range.
+shape and the images. Losses of the two must agree, or it fails. taper is given some candidates together, as its search gives
+them; the other does one after the other on all threads. Prints a table in markdown: medians, ratios with their range.
 """
 
 import argparse
@@ -45,7 +46,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--score-images", type=int, default=32)
-    parser.add_argument("--batches", nargs="+", type=int, default=[8, 32], help="of evaluation; the other's best counts")
+    parser.add_argument("--batches", nargs="+", type=int, default=[8, 32, 128], help="of evaluation; each one's best counts")
+    parser.add_argument("--candidates", type=int, default=4, help="that taper is given together, as by a search; seconds are of one")
     args = parser.parse_args()
     print("| | taper | transformers | times as fast |\n| --- | --- | --- | --- |", flush=True)
     for name in args.models:
@@ -60,7 +62,7 @@ def main():
             about = f"{name}, {args.images} images, batches of {best[0]} and {best[1]}"
             row(about, turns((taper, torch), orders, args.rounds), args.images, "images/s")
             for rank in (64, None):
-                orders = [{"scoring": {"rank": rank}}, {"scoring": {}}]
+                orders = [{"scoring": {"rank": rank, "candidates": args.candidates}}, {"scoring": {}}]
                 about = f"{name}, a candidate on {args.score_images} images, {'dense' if rank is None else f'rank {rank}'}"
                 row(about, turns((taper, torch), orders, args.rounds), None, "s")
 

@@ -46,7 +46,11 @@ pub(crate) fn gated(
     let mut out = vec![0.0; g.len()];
     let pieces = out.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(u.par_chunks(PIECE));
     pieces.for_each(|((out, g), u)| {
-        wide!(|| out.iter_mut().zip(g).zip(u).for_each(|((out, g), u)| *out = f(*g, *u)));
+        wide!(|| {
+            for ((out, g), u) in out.iter_mut().zip(g).zip(u) {
+                *out = f(*g, *u);
+            }
+        });
     });
     host::tensor(op, out, gate.dims())
 }

@@ -10,12 +10,15 @@ use rayon::prelude::*;
 
 use crate::exp::exp;
 use crate::host::{self, Host};
-use crate::matrix::{Out, View, multiply};
+use crate::matrix::{Onto, Out, View, multiply};
 use crate::simd::{most, sum, wide};
 use crate::{KernelError, Result};
 
-/// Queries handled at once: a tile's scores (64 × tokens) stay in cache at common lengths.
+/// Queries handled at once, at most: a tile's scores (64 × tokens) stay in cache at common lengths, and where a token sees what
+/// is before it, little of them is for nothing.
 const TILE: usize = 64;
+/// The same where each sees all.
+const FULL_TILE: usize = 128;
 
 /// How rows and columns of q, k and v are to be read.
 #[derive(Debug, Clone, Copy)]
@@ -82,8 +85,9 @@ impl<'a> Heads<'a> {
         let (tokens, full) = (self.tokens, self.full);
         let window = self.window.unwrap_or(tokens).max(1);
         let first = self.first.map(|first| &first[sequence * tokens..(sequence + 1) * tokens]);
-        (0..tokens.div_ceil(TILE)).map(move |index| {
-            let (start, end) = (index * TILE, tokens.min((index + 1) * TILE));
+        let step = self.tile();
+        (0..tokens.div_ceil(step)).map(move |index| {
+            let (start, end) = (index * step, tokens.min((index + 1) * step));
             if full {
                 return Tile { start, end, first_key: 0, last_key: tokens, window: tokens, first: None, full };
             }
@@ -91,6 +95,12 @@ impl<'a> Heads<'a> {
             tile.first_key = tile.first_seen(start);
             tile
         })
+    }
+
+    /// Queries of a tile: all tiles of a sequence are about as large.
+    fn tile(&self) -> usize {
+        let most = if self.full { FULL_TILE } else { TILE };
+        self.tokens.div_ceil(self.tokens.div_ceil(most).max(1)).max(1)
     }
 
     fn scale(&self) -> f32 {
@@ -105,18 +115,23 @@ impl<'a> Heads<'a> {
         View::new(&values[start..], [to - from, self.d_head], stride)
     }
 
-    /// From one buffer a head, `[tokens, d_head]`, sequence by sequence, to rows.
-    fn to_rows(self, op: &'static str, heads: &[Vec<f32>], n_heads: usize) -> Result<Tensor> {
-        let (width, d) = (n_heads * self.d_head, self.d_head);
-        let rows = self.sequences * self.tokens;
-        let mut out = vec![0.0; rows * width];
-        out.par_chunks_mut(width.max(1)).enumerate().for_each(|(row, out)| {
-            let (sequence, token) = (row / self.tokens, row % self.tokens);
-            for (out, head) in out.chunks_mut(d).zip(&heads[sequence * n_heads..]) {
-                out.copy_from_slice(&head[token * d..(token + 1) * d]);
-            }
-        });
-        host::tensor(op, out, &[rows, width])
+    /// The rows of each head of each sequence, to be written.
+    fn rows_of<'v>(&self, values: &'v mut [f32], heads: usize) -> Vec<Rows<'v>> {
+        let mut all: Vec<Rows<'v>> = (0..self.sequences * heads).map(|_| Vec::with_capacity(self.tokens)).collect();
+        for (row, values) in values.chunks_mut((heads * self.d_head).max(1)).enumerate() {
+            let sequence = row / self.tokens * heads;
+            all[sequence..].iter_mut().zip(values.chunks_mut(self.d_head)).for_each(|(rows, head)| rows.push(head));
+        }
+        all
+    }
+}
+
+/// One head of one sequence: `d_head` values of each token.
+type Rows<'a> = Vec<&'a mut [f32]>;
+
+fn write(rows: &mut [&mut [f32]], values: &[f32]) {
+    if let Some(d) = rows.first().map(|row| row.len()) {
+        rows.iter_mut().zip(values.chunks(d.max(1))).for_each(|(row, values)| row.copy_from_slice(values));
     }
 }
 
@@ -160,30 +175,31 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
     const OP: &str = "attention";
     heads.check(OP, q, k, v)?;
     let (q, k, v) = (Host::of(OP, q)?, Host::of(OP, k)?, Host::of(OP, v)?);
-    let n_heads = heads.kv_of.len();
-    let tasks = (0..heads.sequences * n_heads).into_par_iter().map(|task| {
+    let (n_heads, d) = (heads.kv_of.len(), heads.d_head);
+    let width = n_heads * d;
+    let mut out = vec![0.0; heads.sequences * heads.tokens * width];
+    let mut log_sums = vec![0.0; heads.sequences * n_heads * heads.tokens];
+    let tasks = heads.rows_of(&mut out, n_heads).into_par_iter().zip(log_sums.par_chunks_mut(heads.tokens.max(1)));
+    tasks.enumerate().for_each(|(task, (mut rows, log_sums))| {
         let (sequence, head) = (task / n_heads, task % n_heads);
         let kv = (sequence, heads.kv_of[head]);
-        let mut out = vec![0.0; heads.tokens * heads.d_head];
-        let mut log_sums = Vec::with_capacity(heads.tokens);
-        let mut scores = vec![0.0; TILE * heads.tokens];
+        let (mut scores, mut out) = (vec![0.0; heads.tile() * heads.tokens], vec![0.0; heads.tile() * d]);
         for tile in heads.tiles(sequence) {
-            let keys = tile.keys();
+            let (keys, count) = (tile.keys(), tile.end - tile.start);
             let queries = heads.view(&q, n_heads, (sequence, head), tile.start, tile.end);
-            let seen = heads.view(&k, heads.n_kv_heads, kv, tile.first_key, tile.last_key);
-            multiply(Out { values: &mut scores, stride: keys, add: false }, heads.scale(), queries, seen.t());
-            for (row, scores) in scores.chunks_mut(keys).take(tile.end - tile.start).enumerate() {
-                log_sums.push(softmax(scores, tile.seen(row)));
+            let side = |values, kv| heads.view(values, heads.n_kv_heads, kv, tile.first_key, tile.last_key);
+            let product = Out { values: &mut scores, stride: keys, onto: Onto::Nothing };
+            multiply(product, heads.scale(), queries, side(&k, kv).t());
+            let log_sums = &mut log_sums[tile.start..tile.end];
+            for (row, (scores, log_sum)) in scores.chunks_mut(keys).zip(log_sums).enumerate() {
+                *log_sum = softmax(scores, tile.seen(row));
             }
-            let weights = View::new(&scores, [tile.end - tile.start, keys], keys);
-            let values = heads.view(&v, heads.n_kv_heads, kv, tile.first_key, tile.last_key);
-            let out = Out { values: &mut out[tile.start * heads.d_head..], stride: heads.d_head, add: false };
-            multiply(out, 1.0, weights, values);
+            let product = Out { values: &mut out, stride: d, onto: Onto::Nothing };
+            multiply(product, 1.0, View::new(&scores, [count, keys], keys), side(&v, kv));
+            write(&mut rows[tile.start..tile.end], &out);
         }
-        (out, log_sums)
     });
-    let (outs, log_sums): (Vec<_>, Vec<_>) = tasks.collect::<Vec<_>>().into_iter().unzip();
-    Ok(Attended { out: heads.to_rows(OP, &outs, n_heads)?, log_sums: log_sums.concat() })
+    Ok(Attended { out: host::tensor(OP, out, &[heads.sequences * heads.tokens, width])?, log_sums })
 }
 
 /// Softmax of `scores[seen]` in place, zero elsewhere; returns the log of the sum.
@@ -194,7 +210,7 @@ pub(crate) fn softmax(scores: &mut [f32], seen: std::ops::Range<usize>) -> f32 {
     wide!(|| {
         let most = most(scores);
         scores.iter_mut().for_each(|score| *score = exp(*score - most));
-        let sum = sum(scores.len(), |i| scores[i]);
+        let sum = sum([scores], |[score]| score);
         let inverse = 1.0 / sum;
         scores.iter_mut().for_each(|score| *score *= inverse);
         most + sum.ln()
@@ -232,18 +248,22 @@ pub fn attention_backward(
         dout: &Host::of(OP, dout)?,
         log_sums: &attended.log_sums,
     };
-    let n_heads = heads.kv_of.len();
-    let tasks = (0..heads.sequences * heads.n_kv_heads).into_par_iter();
-    let tasks: Vec<_> = tasks.map(|task| group_backward(&heads, &inputs, task)).collect();
-    let mut dq = vec![Vec::new(); heads.sequences * n_heads];
-    let (mut dk, mut dv) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
-    for group in tasks {
-        group.dq.into_iter().for_each(|(at, gradient)| dq[at] = gradient);
-        dk.push(group.dk);
-        dv.push(group.dv);
+    let (rows, kv) = (heads.sequences * heads.tokens, heads.n_kv_heads);
+    let width = |heads_of: usize| heads_of * heads.d_head;
+    let [mut dq, mut dk, mut dv] = [heads.kv_of.len(), kv, kv].map(|of| vec![0.0; rows * width(of)]);
+    let mut groups: Vec<Group<'_>> = heads
+        .rows_of(&mut dk, kv)
+        .into_iter()
+        .zip(heads.rows_of(&mut dv, kv))
+        .map(|(dk, dv)| Group { dq: Vec::new(), dk, dv })
+        .collect();
+    for (at, rows) in heads.rows_of(&mut dq, heads.kv_of.len()).into_iter().enumerate() {
+        let (sequence, head) = (at / heads.kv_of.len(), at % heads.kv_of.len());
+        groups[sequence * kv + heads.kv_of[head]].dq.push((head, rows));
     }
-    let kv = heads.n_kv_heads;
-    Ok([heads.to_rows(OP, &dq, n_heads)?, heads.to_rows(OP, &dk, kv)?, heads.to_rows(OP, &dv, kv)?])
+    groups.into_par_iter().enumerate().for_each(|(task, group)| group.fill(&heads, &inputs, (task / kv, task % kv)));
+    let tensor = |values, of| host::tensor(OP, values, &[rows, width(of)]);
+    Ok([tensor(dq, heads.kv_of.len())?, tensor(dk, kv)?, tensor(dv, kv)?])
 }
 
 struct Inputs<'a> {
@@ -255,46 +275,48 @@ struct Inputs<'a> {
     log_sums: &'a [f32],
 }
 
-struct GroupGradients {
-    dq: Vec<(usize, Vec<f32>)>, // (sequence · n_heads + head, [tokens, d_head])
-    dk: Vec<f32>,               // [tokens, d_head]
-    dv: Vec<f32>,
+/// Where the gradients of one KV head of one sequence go, and of the query heads that read it, by their numbers.
+struct Group<'a> {
+    dq: Vec<(usize, Rows<'a>)>,
+    dk: Rows<'a>,
+    dv: Rows<'a>,
 }
 
-/// All query heads of one KV head of one sequence, in order: `dk` and `dv` are sums over them.
-fn group_backward(heads: &Heads<'_>, inputs: &Inputs<'_>, task: usize) -> GroupGradients {
-    let (sequence, kv) = (task / heads.n_kv_heads, task % heads.n_kv_heads);
-    let (n_heads, n_kv, d, scale) = (heads.kv_of.len(), heads.n_kv_heads, heads.d_head, heads.scale());
-    let size = heads.tokens * d;
-    let mut group = GroupGradients { dq: Vec::new(), dk: vec![0.0; size], dv: vec![0.0; size] };
-    let (mut p, mut ds) = (vec![0.0; TILE * heads.tokens], vec![0.0; TILE * heads.tokens]);
-    for head in (0..n_heads).filter(|head| heads.kv_of[*head] == kv) {
-        let at = (sequence, head);
-        let mut dq = vec![0.0; size];
-        for tile in heads.tiles(sequence) {
-            let (keys, rows) = (tile.keys(), tile.end - tile.start);
-            let side = |values, n, at| heads.view(values, n, at, tile.first_key, tile.last_key);
-            let (seen, values) = (side(inputs.k, n_kv, (sequence, kv)), side(inputs.v, n_kv, (sequence, kv)));
-            let queries = heads.view(inputs.q, n_heads, at, tile.start, tile.end);
-            let dout = heads.view(inputs.dout, n_heads, at, tile.start, tile.end);
-            multiply(Out { values: &mut p, stride: keys, add: false }, scale, queries, seen.t());
-            multiply(Out { values: &mut ds, stride: keys, add: false }, 1.0, dout, values.t());
-            for (row, (p, ds)) in p.chunks_mut(keys).zip(ds.chunks_mut(keys)).take(rows).enumerate() {
-                let token = tile.start + row;
-                let log_sum = inputs.log_sums[(sequence * n_heads + head) * heads.tokens + token];
-                let start = (sequence * heads.tokens + token) * n_heads * d + head * d;
-                let along = dot(&inputs.dout[start..start + d], &inputs.out[start..start + d]);
-                score_gradient(p, ds, tile.seen(row), log_sum, along);
+impl Group<'_> {
+    /// All query heads in order: `dk` and `dv` are sums over them.
+    fn fill(mut self, heads: &Heads<'_>, inputs: &Inputs<'_>, (sequence, kv): (usize, usize)) {
+        let (n_heads, n_kv, d, scale) = (heads.kv_of.len(), heads.n_kv_heads, heads.d_head, heads.scale());
+        let (mut dk, mut dv) = (vec![0.0; heads.tokens * d], vec![0.0; heads.tokens * d]);
+        let (mut p, mut ds) = (vec![0.0; heads.tile() * heads.tokens], vec![0.0; heads.tile() * heads.tokens]);
+        let mut dq = vec![0.0; heads.tile() * d];
+        for (head, dq_rows) in &mut self.dq {
+            let at = (sequence, *head);
+            for tile in heads.tiles(sequence) {
+                let (keys, rows) = (tile.keys(), tile.end - tile.start);
+                let side = |values, n, at| heads.view(values, n, at, tile.first_key, tile.last_key);
+                let (seen, values) = (side(inputs.k, n_kv, (sequence, kv)), side(inputs.v, n_kv, (sequence, kv)));
+                let queries = heads.view(inputs.q, n_heads, at, tile.start, tile.end);
+                let dout = heads.view(inputs.dout, n_heads, at, tile.start, tile.end);
+                multiply(Out { values: &mut p, stride: keys, onto: Onto::Nothing }, scale, queries, seen.t());
+                multiply(Out { values: &mut ds, stride: keys, onto: Onto::Nothing }, 1.0, dout, values.t());
+                for (row, (p, ds)) in p.chunks_mut(keys).zip(ds.chunks_mut(keys)).take(rows).enumerate() {
+                    let token = tile.start + row;
+                    let log_sum = inputs.log_sums[(sequence * n_heads + *head) * heads.tokens + token];
+                    let start = (sequence * heads.tokens + token) * n_heads * d + *head * d;
+                    let along = dot(&inputs.dout[start..start + d], &inputs.out[start..start + d]);
+                    score_gradient(p, ds, tile.seen(row), log_sum, along);
+                }
+                let (p, ds) = (View::new(&p, [rows, keys], keys), View::new(&ds, [rows, keys], keys));
+                multiply(Out { values: &mut dq, stride: d, onto: Onto::Nothing }, scale, ds, seen);
+                write(&mut dq_rows[tile.start..tile.end], &dq);
+                let from = tile.first_key * d;
+                multiply(Out { values: &mut dk[from..], stride: d, onto: Onto::There }, scale, ds.t(), queries);
+                multiply(Out { values: &mut dv[from..], stride: d, onto: Onto::There }, 1.0, p.t(), dout);
             }
-            let (p, ds) = (View::new(&p, [rows, keys], keys), View::new(&ds, [rows, keys], keys));
-            multiply(Out { values: &mut dq[tile.start * d..], stride: d, add: false }, scale, ds, seen);
-            let from = tile.first_key * d;
-            multiply(Out { values: &mut group.dk[from..], stride: d, add: true }, scale, ds.t(), queries);
-            multiply(Out { values: &mut group.dv[from..], stride: d, add: true }, 1.0, p.t(), dout);
         }
-        group.dq.push((sequence * n_heads + head, dq));
+        write(&mut self.dk, &dk);
+        write(&mut self.dv, &dv);
     }
-    group
 }
 
 /// Scores become weights `p`, their gradients `dp` become those of the scores.
@@ -313,7 +335,7 @@ fn score_gradient(p: &mut [f32], dp: &mut [f32], seen: std::ops::Range<usize>, l
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    wide!(|| sum(a.len(), |i| a[i] * b[i]))
+    wide!(|| sum([a, b], |[a, b]| a * b))
 }
 
 #[cfg(test)]

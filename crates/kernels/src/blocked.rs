@@ -8,10 +8,12 @@
 //! An entry is the sum over blocks of terms, in order, each block summed term by term with fused multiply-adds. So its
 //! bits depend on neither threads nor vectors nor its place.
 
+use std::cell::RefCell;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::matrix::{Out, View};
+use crate::matrix::{Given, Onto, Out, View};
 use crate::simd::{fetch, transposed};
 
 /// Terms summed at once, at most.
@@ -34,17 +36,13 @@ const LINE: usize = 16;
 /// Values that a product of many rows packs at once, at most.
 pub const PACKED: usize = DEPTH * COLUMNS;
 
-/// `out = a · b`, or `out += …`, on all threads of the current pool. Shapes fit.
-pub(crate) fn multiply(arch: Arch, out: Out<'_>, a: View<'_>, b: View<'_>) {
-    let Out { values, stride, add } = out;
+/// `out = a · b`, added to what `out` says, on all threads of the current pool. Shapes fit.
+pub(crate) fn multiply(arch: Arch, mut out: Out<'_>, a: View<'_>, b: View<'_>) {
     let ([m, k], n) = (a.shape(), b.shape()[1]);
-    if m == 0 || n == 0 {
-        return;
+    if m == 0 || n == 0 || k == 0 {
+        return out.begin([m, n]);
     }
-    if k == 0 {
-        let rows = values.chunks_mut(stride).take(m);
-        return rows.filter(|_| !add).for_each(|row| row[..n].fill(0.0));
-    }
+    let Out { values, stride, onto } = out;
     let [height, width] = arch.dispatch(Tile);
     let deep = k.div_ceil(k.div_ceil(DEPTH));
     let threads = rayon::current_num_threads();
@@ -61,11 +59,53 @@ pub(crate) fn multiply(arch: Arch, out: Out<'_>, a: View<'_>, b: View<'_>) {
             });
             values.par_chunks_mut(tall * stride).take(m.div_ceil(tall)).enumerate().for_each(|(index, out)| {
                 let top = index * tall;
-                let add = add || start > 0;
+                let onto = part_of(onto, start, top * stride);
                 let rows = tall.min(m - top);
-                arch.dispatch(Strip { out, stride, add, a, top, rows, start, depth, packed, left, columns });
+                let scale = 1.0;
+                arch.dispatch(Strip { out, stride, onto, scale, a, top, rows, start, depth, packed, left, columns });
             });
         }
+    }
+}
+
+thread_local! {
+    /// What [`multiply_alone`] packs into.
+    static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `out = scale · a · b`, added to what `out` says, on this thread. Shapes fit.
+pub(crate) fn multiply_alone(arch: Arch, mut out: Out<'_>, scale: f32, a: View<'_>, b: View<'_>) {
+    let ([rows, k], n) = (a.shape(), b.shape()[1]);
+    if rows == 0 || n == 0 || k == 0 {
+        return out.begin([rows, n]);
+    }
+    let Out { values, stride, onto } = out;
+    let [_, width] = arch.dispatch(Tile);
+    let deep = k.div_ceil(k.div_ceil(DEPTH));
+    ROOM.with_borrow_mut(|room| {
+        let size = deep * n.min(COLUMNS).next_multiple_of(width);
+        room.resize(room.len().max(size), 0.0);
+        for left in (0..n).step_by(COLUMNS) {
+            let columns = COLUMNS.min(n - left);
+            for start in (0..k).step_by(deep) {
+                let depth = deep.min(k - start);
+                let packed = &mut room[..columns.next_multiple_of(width) * depth];
+                for (panel, out) in packed.chunks_mut(width * depth).enumerate() {
+                    arch.dispatch(Panel { b, start, first: left + panel * width, width, out });
+                }
+                let (onto, top, out) = (part_of(onto, start, 0), 0, &mut *values);
+                arch.dispatch(Strip { out, stride, onto, scale, a, top, rows, start, depth, packed, left, columns });
+            }
+        }
+    });
+}
+
+/// What the terms from `start` on are added to, in the rows from entry `at` on.
+fn part_of(onto: Onto<'_>, start: usize, at: usize) -> Onto<'_> {
+    match onto {
+        _ if start > 0 => Onto::There,
+        Onto::Given(given) => Onto::Given(given.from(at, 0)),
+        other => other,
     }
 }
 
@@ -151,7 +191,8 @@ struct Strip<'a> {
     /// From row `top` on.
     out: &'a mut [f32],
     stride: usize,
-    add: bool,
+    onto: Onto<'a>,
+    scale: f32,
     a: View<'a>,
     top: usize,
     rows: usize,
@@ -249,8 +290,14 @@ impl Strip<'_> {
                 }
             };
             let sums = tile::<S, M>(simd, self.depth, &a, panel, ahead);
-            for (sums, out) in sums.into_iter().zip(self.out[at..].chunks_mut(stride)) {
-                put(simd, sums, &mut out[..here], self.add);
+            let (onto, scale) = (self.onto, simd.splat_f32s(self.scale));
+            for ((row, sums), out) in sums.into_iter().enumerate().zip(self.out[at..].chunks_mut(stride)) {
+                let sums = sums.map(|sum| simd.mul_f32s(sum, scale));
+                let onto = match onto {
+                    Onto::Given(given) => Onto::Given(given.from(at + row * stride, self.left + column)),
+                    other => other,
+                };
+                put(simd, sums, &mut out[..here], onto);
             }
         }
     }
@@ -289,16 +336,39 @@ fn tile<S: Simd, const M: usize>(
 
 /// A row of a tile into `out`, which may be narrower.
 #[inline(always)]
-fn put<S: Simd>(simd: S, sums: [S::f32s; VECTORS], out: &mut [f32], add: bool) {
-    if out.len() == VECTORS * S::F32_LANES {
-        for (out, sum) in S::as_mut_simd_f32s(out).0.iter_mut().zip(sums) {
-            *out = if add { simd.add_f32s(*out, sum) } else { sum };
-        }
+fn put<S: Simd>(simd: S, sums: [S::f32s; VECTORS], out: &mut [f32], onto: Onto<'_>) {
+    let here = out.len();
+    if here == VECTORS * S::F32_LANES {
+        let before = match onto {
+            Onto::Nothing => None,
+            Onto::There => Some(vectors(simd, out)),
+            Onto::Given(Given { bias, base }) => {
+                let [bias, base] = [bias, base].map(|given| given.map(|given| vectors(simd, &given[..here])));
+                bias.zip(base).map(|(bias, base)| sum(simd, bias, base)).or(bias).or(base)
+            }
+        };
+        let sums = before.map_or(sums, |before| sum(simd, before, sums));
+        S::as_mut_simd_f32s(out).0.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum);
     } else {
         let mut row = [0.0; WIDEST];
         S::as_mut_simd_f32s(&mut row).0.iter_mut().zip(sums).for_each(|(row, sum)| *row = sum);
-        out.iter_mut().zip(row).for_each(|(out, sum)| *out = if add { *out + sum } else { sum });
+        match onto {
+            Onto::Nothing => return out.copy_from_slice(&row[..here]),
+            onto => Out { values: out, stride: here, onto }.begin([1, here]),
+        }
+        out.iter_mut().zip(row).for_each(|(out, sum)| *out += sum);
     }
+}
+
+#[inline(always)]
+fn vectors<S: Simd>(simd: S, values: &[f32]) -> [S::f32s; VECTORS] {
+    let values = S::as_simd_f32s(values).0;
+    std::array::from_fn(|index| values.get(index).copied().unwrap_or(simd.splat_f32s(0.0)))
+}
+
+#[inline(always)]
+fn sum<S: Simd>(simd: S, a: [S::f32s; VECTORS], b: [S::f32s; VECTORS]) -> [S::f32s; VECTORS] {
+    std::array::from_fn(|index| simd.add_f32s(a[index], b[index]))
 }
 
 #[cfg(test)]

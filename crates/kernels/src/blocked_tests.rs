@@ -48,7 +48,11 @@ fn every_way_round_is_the_sum_of_products() {
                 if turn_a { View::new(&a, [k, m], a_stride).t() } else { View::new(&a, [m, k], a_stride) },
                 if turn_b { View::new(&b, [n, k], b_stride).t() } else { View::new(&b, [k, n], b_stride) },
             );
-            multiply(Arch::new(), Out { values: &mut out, stride, add }, a_view, b_view);
+            let onto = if add { Onto::There } else { Onto::Nothing };
+            multiply(Arch::new(), Out { values: &mut out, stride, onto }, a_view, b_view);
+            let mut alone = before.clone();
+            multiply_alone(Arch::new(), Out { values: &mut alone, stride, onto }, 1.0, a_view, b_view);
+            assert_eq!(alone, out, "{m} {k} {n}: on one thread");
             let entry = |row: usize, column: usize| {
                 let of = |values: &[f32], stride, turned, row: usize, column: usize| {
                     f64::from(if turned { values[column * stride + row] } else { values[row * stride + column] })
@@ -82,7 +86,7 @@ fn bits_depend_on_neither_vectors_nor_threads() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let (a, b) = (View::new(&a, [m, k], a_stride), View::new(&b, [n, k], b_stride).t());
-                multiply(machine, Out { values: &mut out, stride: n, add: true }, a, b);
+                multiply(machine, Out { values: &mut out, stride: n, onto: Onto::There }, a, b);
             });
             out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
@@ -92,5 +96,48 @@ fn bits_depend_on_neither_vectors_nor_threads() {
                 assert_eq!(run(machine, threads), want, "{m} {k} {n} on {machine:?}, {threads} threads");
             }
         }
+    }
+}
+
+/// A product onto something given is that something and then the product, whole tiles or not, several blocks of terms or none.
+#[test]
+fn a_product_is_added_to_what_is_given() {
+    for [m, k, n] in SHAPES {
+        let ((a, a_stride), (b, b_stride)) = (random(m, k, "a"), random(k, n, "b"));
+        let ((base, stride), (bias, _)) = (random(m, n, "base"), random(1, n, "bias"));
+        let (a, b) = (View::new(&a, [m, k], a_stride), View::new(&b, [k, n], b_stride));
+        for (bias, base) in [(Some(&bias), None), (None, Some(&base)), (Some(&bias), Some(&base)), (None, None)] {
+            let mut want = vec![0.0; m * stride];
+            for (row, want) in want.chunks_mut(stride).enumerate() {
+                for (column, want) in want.iter_mut().enumerate().take(n) {
+                    let bias = bias.map(|bias| bias[column]);
+                    let base = base.map(|base| base[row * stride + column]);
+                    *want = bias.zip(base).map(|(bias, base)| bias + base).or(bias).or(base).unwrap_or(0.0);
+                }
+            }
+            multiply(Arch::new(), Out { values: &mut want, stride, onto: Onto::There }, a, b);
+            let onto = Onto::Given(Given { bias: bias.map(|bias| &bias[..n]), base: base.map(|base| &base[..]) });
+            let (mut got, mut alone) = (vec![f32::NAN; m * stride], vec![f32::NAN; m * stride]);
+            multiply(Arch::new(), Out { values: &mut got, stride, onto }, a, b);
+            multiply_alone(Arch::new(), Out { values: &mut alone, stride, onto }, 1.0, a, b);
+            for (row, want) in want.chunks(stride).enumerate() {
+                let at = row * stride..row * stride + n;
+                assert_eq!((&got[at.clone()], &alone[at]), (&want[..n], &want[..n]), "{m} {k} {n}: row {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_factor_multiplies_the_product_alone() {
+    let ((a, a_stride), (b, b_stride)) = (random(20, 2 * DEPTH, "a"), random(2 * DEPTH, 40, "b"));
+    let (a, b) = (View::new(&a, [20, 2 * DEPTH], a_stride), View::new(&b, [2 * DEPTH, 40], b_stride));
+    let product = |scale| {
+        let mut out = vec![3.0_f32; 20 * 40];
+        multiply_alone(Arch::new(), Out { values: &mut out, stride: 40, onto: Onto::There }, scale, a, b);
+        out
+    };
+    for (one, half) in product(1.0).iter().zip(product(0.5)) {
+        assert!((0.5 * (one - 3.0) - (half - 3.0)).abs() < 1e-4, "{one} {half}");
     }
 }

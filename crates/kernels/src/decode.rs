@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::exp::exp;
 use crate::host::{self, Host};
-use crate::matrix::{Out, View, multiply};
+use crate::matrix::{Onto, Out, View, multiply};
 use crate::simd::{most, sum, wide};
 use crate::{KernelError, Result};
 
@@ -179,10 +179,10 @@ pub fn decode_attention(q: &Tensor, cache: &KvCache, kv_of: &[usize]) -> Result<
             let side = |values| View::new(values, [kept, d], d);
             let (keys, values) = (side(&sequence.keys[start..]), side(&sequence.values[start..]));
             let scale = 1.0 / (d as f32).sqrt();
-            let product = Out { values: scores, stride: kept, add: false };
+            let product = Out { values: scores, stride: kept, onto: Onto::Nothing };
             multiply(product, scale, View::new(query, [1, d], d), keys.t());
             let inverse = 1.0 / softmax(scores);
-            let product = Out { values: out, stride: d, add: false };
+            let product = Out { values: out, stride: d, onto: Onto::Nothing };
             multiply(product, inverse, View::new(scores, [1, kept], kept), values);
         },
     );
@@ -194,7 +194,7 @@ fn softmax(scores: &mut [f32]) -> f32 {
     wide!(|| {
         let most = most(scores);
         scores.iter_mut().for_each(|score| *score = exp(*score - most));
-        sum(scores.len(), |i| scores[i])
+        sum([scores], |[score]| score)
     })
 }
 

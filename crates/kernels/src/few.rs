@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::accumulate::add;
 use crate::host::Weight;
-use crate::matrix::{Out, View, multiply};
+use crate::matrix::{Onto, Out, View, multiply};
 
 /// Rows from which on a product of matrices is taken.
 const MANY: usize = 17;
@@ -34,7 +34,12 @@ pub(crate) fn into_units(out: &mut [f32], x: &[f32], w: &Weight<'_>, [rows, unit
             let weight = w.window(d, index * step..index * step + here, 0..d, tile);
             for (row, x) in x.chunks(d.max(1)).enumerate() {
                 let sums = &mut sums[..here];
-                multiply(Out { values: sums, stride: here, add: false }, 1.0, View::new(x, [1, d], d), weight.t());
+                multiply(
+                    Out { values: sums, stride: here, onto: Onto::Nothing },
+                    1.0,
+                    View::new(x, [1, d], d),
+                    weight.t(),
+                );
                 turned.iter_mut().skip(row).step_by(rows).zip(sums).for_each(|(out, sum)| *out = *sum);
             }
         },
@@ -58,7 +63,7 @@ pub(crate) fn from_units(out: &mut [f32], h: &[f32], w: &Weight<'_>, [rows, unit
             let weight = w.window(d, first..first + here, start..end, &mut tile);
             for (out, h) in out.chunks_mut(width).zip(h.chunks(units)) {
                 let h = View::new(&h[first..first + here], [1, here], here);
-                multiply(Out { values: out, stride: width, add: true }, 1.0, h, weight);
+                multiply(Out { values: out, stride: width, onto: Onto::There }, 1.0, h, weight);
             }
         }
         out

@@ -80,7 +80,11 @@ pub fn gelu(x: &Tensor, form: Gelu) -> Result<Tensor> {
     let input = Host::of(OP, x)?;
     let mut out = vec![0.0; input.len()];
     out.par_chunks_mut(PIECE).zip(input.par_chunks(PIECE)).for_each(|(out, x)| {
-        wide!(|| out.iter_mut().zip(x).for_each(|(out, x)| *out = form.at(*x).0));
+        wide!(|| {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = form.at(*x).0;
+            }
+        });
     });
     host::tensor(OP, out, x.dims())
 }
@@ -98,7 +102,11 @@ pub fn gelu_backward(x: &Tensor, dy: &Tensor, form: Gelu) -> Result<Tensor> {
     let (input, dy) = (Host::of(OP, x)?, Host::of(OP, dy)?);
     let mut out = vec![0.0; input.len()];
     out.par_chunks_mut(PIECE).zip(input.par_chunks(PIECE)).zip(dy.par_chunks(PIECE)).for_each(|((out, x), dy)| {
-        wide!(|| out.iter_mut().zip(x).zip(dy).for_each(|((out, x), dy)| *out = dy * form.at(*x).1));
+        wide!(|| {
+            for ((out, x), dy) in out.iter_mut().zip(x).zip(dy) {
+                *out = dy * form.at(*x).1;
+            }
+        });
     });
     host::tensor(OP, out, x.dims())
 }

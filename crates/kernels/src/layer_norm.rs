@@ -13,8 +13,8 @@ use crate::simd::{sum, wide};
 #[inline(always)]
 fn statistics(row: &[f32], eps: f64) -> (f32, f32) {
     let d = row.len() as f32;
-    let mean = sum(row.len(), |i| row[i]) / d;
-    let variance = sum(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / d;
+    let mean = sum([row], |[x]| x) / d;
+    let variance = sum([row], |[x]| (x - mean) * (x - mean)) / d;
     (mean, 1.0 / (variance + eps as f32).sqrt())
 }
 
@@ -28,12 +28,15 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let (_, d) = check(OP, x, weight)?;
     host::same_shape(OP, "bias", bias, weight)?;
     let (input, weight, bias) = (Host::of(OP, x)?, Host::of(OP, weight)?, Host::of(OP, bias)?);
+    let (weight, bias) = (&weight[..d], &bias[..d]);
     let mut out = vec![0.0; input.len()];
-    out.par_chunks_mut(d).zip(input.par_chunks(d)).for_each(|(out, row)| {
+    out.par_chunks_mut(PIECE * d).zip(input.par_chunks(PIECE * d)).for_each(|(out, input)| {
         wide!(|| {
-            let (mean, scale) = statistics(row, eps);
-            for (((out, x), w), b) in out.iter_mut().zip(row).zip(&*weight).zip(&*bias) {
-                *out = w * ((x - mean) * scale) + b;
+            for (out, row) in out.chunks_exact_mut(d).zip(input.chunks_exact(d)) {
+                let (mean, scale) = statistics(row, eps);
+                for i in 0..d {
+                    out[i] = weight[i] * ((row[i] - mean) * scale) + bias[i];
+                }
             }
         });
     });
@@ -52,15 +55,18 @@ pub fn layer_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -
     let (_, d) = check(OP, x, weight)?;
     host::same_shape(OP, "dy", dy, x)?;
     let (input, weight, dy) = (Host::of(OP, x)?, Host::of(OP, weight)?, Host::of(OP, dy)?);
+    let weight = &weight[..d];
     let mut out = vec![0.0; input.len()];
-    let rows = out.par_chunks_mut(d).zip(input.par_chunks(d)).zip(dy.par_chunks(d));
-    rows.for_each(|((out, row), dy)| {
+    let pieces = out.par_chunks_mut(PIECE * d).zip(input.par_chunks(PIECE * d)).zip(dy.par_chunks(PIECE * d));
+    pieces.for_each(|((out, input), dy)| {
         wide!(|| {
-            let (mean, scale) = statistics(row, eps);
-            let level = sum(d, |i| weight[i] * dy[i]) / d as f32;
-            let along = sum(d, |i| weight[i] * dy[i] * ((row[i] - mean) * scale)) / d as f32;
-            for (((out, g), w), x) in out.iter_mut().zip(dy).zip(&*weight).zip(row) {
-                *out = scale * (w * g - level - (x - mean) * scale * along);
+            for ((out, row), dy) in out.chunks_exact_mut(d).zip(input.chunks_exact(d)).zip(dy.chunks_exact(d)) {
+                let (mean, scale) = statistics(row, eps);
+                let level = sum([weight, dy], |[w, g]| w * g) / d as f32;
+                let along = sum([weight, dy, row], |[w, g, x]| w * g * ((x - mean) * scale)) / d as f32;
+                for i in 0..d {
+                    out[i] = scale * (weight[i] * dy[i] - level - (row[i] - mean) * scale * along);
+                }
             }
         });
     });

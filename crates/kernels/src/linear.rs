@@ -7,17 +7,12 @@
 //! Few rows, as in generation, are taken another way. A weight may be `bf16` or `f16`: it is widened to `f32` tile by tile, and everything is summed in `f32`.
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
-use crate::accumulate::add as add_to;
 use crate::few::{self, are_few};
 use crate::host::{self, Host, Weight};
-use crate::matrix::{Out, View, multiply_wide};
+use crate::matrix::{Given, Onto, Out, View, multiply_wide};
 use crate::stats::column_totals;
 use crate::{KernelError, Result};
-
-/// Values handled as one task where a bias is added.
-const PIECE: usize = 16 * 1024;
 
 /// `x · wᵀ + bias`.
 ///
@@ -30,15 +25,19 @@ pub fn into_units(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
     const OP: &str = "into_units";
     let (tokens, d) = host::rows(OP, "x", x)?;
     let units = check(OP, w, 1, d)?;
-    let (mut out, add) = start(OP, tokens, units, bias)?;
+    let bias = bias.map(|bias| row(OP, bias, units)).transpose()?;
+    let given = Given { bias: bias.as_deref(), base: None };
     let (x, w) = (Host::of(OP, x)?, Weight::of(OP, w)?);
+    let mut out = vec![0.0; tokens * units];
     if are_few(tokens) {
+        Out { values: &mut out, stride: units, onto: Onto::Given(given) }.begin([tokens, units]);
         few::into_units(&mut out, &x, &w, [tokens, units, d]);
         return host::tensor(OP, out, &[tokens, units]);
     }
     let x = View::new(&x, [tokens, d], d);
     w.tiles(units, d, |first, tile| {
-        multiply_wide(Out { values: &mut out[first.min(tokens * units)..], stride: units, add }, x, tile.t());
+        let (values, onto) = (&mut out[first.min(tokens * units)..], Onto::Given(given.from(0, first)));
+        multiply_wide(Out { values, stride: units, onto }, x, tile.t());
     });
     host::tensor(OP, out, &[tokens, units])
 }
@@ -57,17 +56,18 @@ pub fn from_units(base: Option<&Tensor>, terms: &[(&Tensor, &Tensor)], bias: Opt
     };
     let (tokens, _) = host::rows(OP, "h", h)?;
     let d = w.dims().last().copied().unwrap_or(0);
-    let (mut out, mut add) = start(OP, tokens, d, bias)?;
-    if let Some(base) = base {
-        if base.dims() != [tokens, d] {
+    let bias = bias.map(|bias| row(OP, bias, d)).transpose()?;
+    let base = match base {
+        Some(base) if base.dims() != [tokens, d] => {
             return Err(host::shape(OP, "base", base, format!("[{tokens}, {d}]")));
         }
-        let base = Host::of(OP, base)?;
-        out.par_chunks_mut(PIECE).zip(base.par_chunks(PIECE)).for_each(|(out, base)| match add {
-            true => add_to(out, base),
-            false => out.copy_from_slice(base),
-        });
-        add = true;
+        base => base.map(|base| Host::of(OP, base)).transpose()?,
+    };
+    let mut out = vec![0.0; tokens * d];
+    let mut onto = Onto::Given(Given { bias: bias.as_deref(), base: base.as_deref() });
+    if are_few(tokens) || terms.iter().all(|(h, _)| h.elem_count() == 0) {
+        Out { values: &mut out, stride: d, onto }.begin([tokens, d]);
+        onto = Onto::There;
     }
     for (h, w) in terms {
         let (rows, units) = host::rows(OP, "h", h)?;
@@ -84,8 +84,8 @@ pub fn from_units(base: Option<&Tensor>, terms: &[(&Tensor, &Tensor)], bias: Opt
         }
         w.tiles(units, d, |first, tile| {
             let h = View::new(&h[first.min(h.len())..], [tokens, tile.rows()], units);
-            multiply_wide(Out { values: &mut out, stride: d, add }, h, tile);
-            add = true;
+            multiply_wide(Out { values: &mut out, stride: d, onto }, h, tile);
+            onto = Onto::There;
         });
     }
     host::tensor(OP, out, &[tokens, d])
@@ -147,7 +147,7 @@ fn unit_gradient_into(op: &'static str, out: &mut [f32], add: bool, units: &Tens
     let ((tokens, n), (_, d)) = (host::rows(op, "units", units)?, host::rows(op, "other", other)?);
     let (units, other) = (Host::of(op, units)?, Host::of(op, other)?);
     multiply_wide(
-        Out { values: out, stride: d, add },
+        Out { values: out, stride: d, onto: if add { Onto::There } else { Onto::Nothing } },
         View::new(&units, [tokens, n], n).t(),
         View::new(&other, [tokens, d], d),
     );
@@ -179,17 +179,9 @@ fn check(op: &'static str, w: &Tensor, axis: usize, size: usize) -> Result<usize
     }
 }
 
-/// A result with the bias in every row, and whether there is one: a product is then to be added.
-fn start(op: &'static str, rows: usize, d: usize, bias: Option<&Tensor>) -> Result<(Vec<f32>, bool)> {
-    let mut out = vec![0.0; rows * d];
-    if let Some(bias) = bias {
-        if bias.dims() != [d] {
-            return Err(host::shape(op, "bias", bias, format!("[{d}]")));
-        }
-        let bias = Host::of(op, bias)?;
-        out.chunks_mut(d.max(1)).for_each(|row| row.copy_from_slice(&bias));
-    }
-    Ok((out, bias.is_some()))
+/// The values of a bias, `[d]`.
+fn row<'a>(op: &'static str, bias: &'a Tensor, d: usize) -> Result<Host<'a>> {
+    if bias.dims() == [d] { Host::of(op, bias) } else { Err(host::shape(op, "bias", bias, format!("[{d}]"))) }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::exp::exp;
 use crate::host::{self, Host, Weight};
-use crate::matrix::{Out, View, multiply_wide};
+use crate::matrix::{Onto, Out, View, multiply_wide};
 use crate::simd::{most, sum, wide};
 use crate::{KernelError, Result};
 
@@ -117,11 +117,11 @@ fn gradient_of_head(
     pieces(op, hidden, head, targets, |piece| {
         let Piece { start, vocab, targets, mut logits, tiles } = piece;
         slopes(start, vocab, targets, &mut logits)?;
-        let mut add = false;
+        let mut onto = Onto::Nothing;
         tiles.tiles(vocab, d, |first, tile| {
             let slopes = View::new(&logits[first..], [targets.len(), tile.rows()], vocab);
-            multiply_wide(Out { values: &mut gradient[start * d..], stride: d, add }, slopes, tile);
-            add = true;
+            multiply_wide(Out { values: &mut gradient[start * d..], stride: d, onto }, slopes, tile);
+            onto = Onto::There;
         });
         let Some(sink) = sink else { return Ok(()) };
         let input = hidden.narrow(0, start, targets.len()).map_err(|cause| KernelError::Tensor { op, cause })?;
@@ -166,7 +166,7 @@ fn pieces(
         let x = View::new(&input[start * d..], [count, d], d);
         let mut logits = vec![0.0; count * vocab];
         tiles.tiles(vocab, d, |first, tile| {
-            multiply_wide(Out { values: &mut logits[first..], stride: vocab, add: false }, x, tile.t());
+            multiply_wide(Out { values: &mut logits[first..], stride: vocab, onto: Onto::Nothing }, x, tile.t());
         });
         each(Piece { start, vocab, targets: &targets[start..start + count], logits, tiles: &tiles })?;
     }
@@ -179,7 +179,7 @@ fn exponentials(row: &mut [f32], target: u32) -> (f32, f32) {
     wide!(|| {
         let most = most(row);
         row.iter_mut().for_each(|x| *x = exp(*x - most));
-        let sum = sum(row.len(), |i| row[i]);
+        let sum = sum([row], |[x]| x);
         (most + sum.ln() - wanted, sum)
     })
 }

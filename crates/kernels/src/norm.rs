@@ -12,7 +12,7 @@ pub(crate) const PIECE: usize = 64;
 
 #[inline(always)]
 fn inverse_rms(row: &[f32], eps: f64) -> f32 {
-    let sum = sum(row.len(), |i| row[i] * row[i]);
+    let sum = sum([row], |[x]| x * x);
     1.0 / (sum / row.len() as f32 + eps as f32).sqrt()
 }
 
@@ -60,7 +60,7 @@ pub fn rms_norm_backward(base: Option<&Tensor>, x: &Tensor, weight: &Tensor, eps
     rows.for_each(|((out, row), dy)| {
         wide!(|| {
             let scale = inverse_rms(row, eps);
-            let along = sum(d, |i| weight[i] * dy[i] * row[i]);
+            let along = sum([&*weight, dy, row], |[w, g, x]| w * g * x);
             let pull = along / d as f32 * scale * scale;
             for (((out, x), g), w) in out.iter_mut().zip(row).zip(dy).zip(&*weight) {
                 *out += scale * (w * g - x * pull);

@@ -9,7 +9,7 @@ use crate::simd::{most, sum, wide};
 pub fn log_sum(x: &[f32], inverse: f32) -> f32 {
     wide!(|| {
         let most = most(x);
-        most * inverse + sum(x.len(), |i| exp((x[i] - most) * inverse)).ln()
+        most * inverse + sum([x], |[x]| exp((x - most) * inverse)).ln()
     })
 }
 
@@ -28,7 +28,7 @@ pub fn softmax_in_place(x: &mut [f32], scale: f32) -> f32 {
     wide!(|| {
         let most = most(x);
         x.iter_mut().for_each(|x| *x = exp(*x - most));
-        let sum = sum(x.len(), |i| x[i]);
+        let sum = sum([x], |[x]| x);
         let factor = scale / sum;
         x.iter_mut().for_each(|x| *x *= factor);
         most + sum.ln()
@@ -84,14 +84,14 @@ impl<'a> Logits<'a> {
     }
 
     #[inline(always)]
-    fn outcome(&self, divergence: Divergence, i: usize) -> (f32, f32) {
+    fn outcome(&self, divergence: Divergence, [p, q]: [f32; 2]) -> (f32, f32) {
         let [log_p, log_q] = self.log_sums;
-        divergence.outcome(self.p[i] * self.inverse - log_p, self.q[i] * self.inverse - log_q)
+        divergence.outcome(p * self.inverse - log_p, q * self.inverse - log_q)
     }
 
     #[inline(always)]
-    fn q(&self, i: usize) -> f32 {
-        exp(self.q[i] * self.inverse - self.log_sums[1])
+    fn q(&self, q: f32) -> f32 {
+        exp(q * self.inverse - self.log_sums[1])
     }
 }
 
@@ -107,11 +107,10 @@ pub fn divergence(kind: Divergence, rows: Logits<'_>, scale: f32, slopes: &mut [
 #[inline(always)]
 fn diverge(kind: Divergence, rows: Logits<'_>, scale: f32, slopes: &mut [f32]) -> f32 {
     wide!(|| {
-        let n = rows.q.len().min(rows.p.len()).min(slopes.len());
-        let loss = sum(n, |i| rows.outcome(kind, i).0);
-        let all = sum(n, |i| rows.outcome(kind, i).1);
-        for (i, slope) in slopes.iter_mut().enumerate().take(n) {
-            *slope += scale * (rows.outcome(kind, i).1 - rows.q(i) * all);
+        let loss = sum([rows.p, rows.q], |pair| rows.outcome(kind, pair).0);
+        let all = sum([rows.p, rows.q], |pair| rows.outcome(kind, pair).1);
+        for ((slope, p), q) in slopes.iter_mut().zip(rows.p).zip(rows.q) {
+            *slope += scale * (rows.outcome(kind, [*p, *q]).1 - rows.q(*q) * all);
         }
         loss
     })

@@ -73,7 +73,7 @@ pub fn token_scores(hidden: &Tensor, head: &Tensor, wanted: &[(usize, u32)]) -> 
 fn score(logits: &[f32], tokens: impl Iterator<Item = u32>) -> Vec<TokenScore> {
     let (most, total) = wide!(|| {
         let most = most(logits);
-        (most, sum(logits.len(), |i| exp(logits[i] - most)))
+        (most, sum([logits], |[x]| exp(x - most)))
     });
     let first = logits.iter().position(|logit| *logit == most);
     let one = |token: u32| {

@@ -28,18 +28,24 @@ pub(crate) fn dispatch<R>(f: impl FnOnce() -> R) -> R {
 /// Lanes that a sum runs in: vector code with a fixed order.
 pub(crate) const LANES: usize = 16;
 
-/// `Σ f(i)` for `i < n`, in interleaved lanes.
+/// `Σ f(values_i)` over slices of one length, in interleaved lanes. (An index into a slice would be checked in each lane,
+/// which keeps the loop from becoming vector code.)
 #[inline(always)]
-pub(crate) fn sum<T: Copy + Default + AddAssign + Sum>(n: usize, f: impl Fn(usize) -> T) -> T {
+pub(crate) fn sum<const N: usize, T: Copy + Default + AddAssign + Sum>(
+    values: [&[f32]; N],
+    f: impl Fn([f32; N]) -> T,
+) -> T {
+    let n = values.iter().map(|values| values.len()).min().unwrap_or(0);
+    let parts = values.map(|values| values[..n].as_chunks::<LANES>());
     let mut sums = [T::default(); LANES];
-    let whole = n / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
+    for index in 0..n / LANES {
+        let lines = parts.map(|(lines, _)| &lines[index]);
         for (lane, sum) in sums.iter_mut().enumerate() {
-            *sum += f(start + lane);
+            *sum += f(lines.map(|line| line[lane]));
         }
     }
-    for (lane, index) in (whole..n).enumerate() {
-        sums[lane] += f(index);
+    for (lane, sum) in sums.iter_mut().enumerate().take(n % LANES) {
+        *sum += f(parts.map(|(_, rest)| rest[lane]));
     }
     sums.into_iter().sum()
 }
@@ -109,7 +115,10 @@ mod tests {
     fn sums_and_maxima_of_any_length() {
         for n in [0, 1, 15, 16, 17, 100] {
             let values: Vec<f32> = (0..n).map(|i| ((i * 7) % 31) as f32 - 40.0).collect();
-            assert_eq!(wide!(|| sum(n, |i| values[i])), values.iter().sum::<f32>());
+            assert_eq!(wide!(|| sum([&values], |[x]| x)), values.iter().sum::<f32>());
+            let products = values.iter().map(|x| x * (x + 1.0)).sum::<f32>();
+            let more: Vec<f32> = values.iter().map(|x| x + 1.0).collect();
+            assert_eq!(wide!(|| sum([&values, &more], |[x, y]| x * y)), products);
             assert_eq!(wide!(|| most(&values)), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }

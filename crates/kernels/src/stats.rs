@@ -57,7 +57,7 @@ pub fn row_abs_sums(w: &Tensor) -> Result<Vec<f64>> {
     }
     let mut sums = Vec::with_capacity(rows);
     Weight::of(OP, w)?.tiles(rows, d, |_, tile| {
-        let row = |row: &[f32]| wide!(|| sum(d, |i| f64::from(row[i].abs())));
+        let row = |row: &[f32]| wide!(|| sum([row], |[x]| f64::from(x.abs())));
         sums.par_extend(tile.values().par_chunks(d.max(1)).map(row));
     });
     Ok(sums)
@@ -69,7 +69,7 @@ pub fn row_abs_sums(w: &Tensor) -> Result<Vec<f64>> {
 /// If layout or device do not fit.
 pub fn square_sum(x: &Tensor) -> Result<f64> {
     let values = Host::of("square_sum", x)?;
-    let piece = |piece: &[f32]| wide!(|| sum(piece.len(), |i| f64::from(piece[i]) * f64::from(piece[i])));
+    let piece = |piece: &[f32]| wide!(|| sum([piece], |[x]| f64::from(x) * f64::from(x)));
     Ok(values.par_chunks(VALUES).map(piece).collect::<Vec<_>>().into_iter().sum())
 }
 
@@ -88,7 +88,7 @@ pub fn abs_product_sum(w: &Tensor, x: &Tensor) -> Result<f64> {
     let mut total = 0.0;
     weight.tiles(rows, d, |first, tile| {
         let pieces = tile.values().par_chunks(VALUES).zip(x[first * d..].par_chunks(VALUES));
-        let piece = |(w, x): (&[f32], &[f32])| wide!(|| sum(w.len(), |i| (f64::from(w[i]) * f64::from(x[i])).abs()));
+        let piece = |(w, x): (&[f32], &[f32])| wide!(|| sum([w, x], |[w, x]| (f64::from(w) * f64::from(x)).abs()));
         total += pieces.map(piece).collect::<Vec<_>>().into_iter().sum::<f64>();
     });
     Ok(total)

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::attention::softmax;
 use crate::host::{self, Host};
-use crate::matrix::{Out, View, multiply};
+use crate::matrix::{Onto, Out, View, multiply};
 use crate::{KernelError, Result};
 
 /// Queries handled at once.
@@ -93,7 +93,7 @@ impl Tree<'_> {
             let own = run.rows.start..from + count;
             let mut column = 0;
             for rows in run.past.iter().chain([&own]) {
-                let product = Out { values: &mut scores[column..], stride: keys, add: false };
+                let product = Out { values: &mut scores[column..], stride: keys, onto: Onto::Nothing };
                 multiply(product, scale, queries, self.view(k, self.n_kv_heads, kv, rows.clone()).t());
                 column += rows.len();
             }
@@ -103,7 +103,8 @@ impl Tree<'_> {
             }
             let mut column = 0;
             for rows in run.past.iter().chain([&own]) {
-                let product = Out { values: &mut out[first * d..], stride: d, add: column > 0 };
+                let onto = if column > 0 { Onto::There } else { Onto::Nothing };
+                let product = Out { values: &mut out[first * d..], stride: d, onto };
                 let weights = View::new(&scores[column..], [count, rows.len()], keys);
                 multiply(product, 1.0, weights, self.view(v, self.n_kv_heads, kv, rows.clone()));
                 column += rows.len();

@@ -118,6 +118,14 @@ impl<'a> Batch<'a> {
         (0..sequences).step_by(step).filter_map(move |start| self.rows(start..sequences.min(start + step)).ok())
     }
 
+    /// The same in pieces of whole sequences, about as large as each other, each of about `tokens` tokens at most but at least one
+    /// sequence.
+    pub(crate) fn even_pieces(self, tokens: usize) -> Vec<Self> {
+        let sequences = self.sequences();
+        let count = (sequences * self.length).div_ceil(tokens.max(1)).clamp(1, sequences.max(1));
+        self.pieces(sequences.div_ceil(count) * self.length).collect()
+    }
+
     /// Targets and whether each counts: the next token, none after the last of a row; or the label.
     pub(crate) fn targets(&self) -> (Vec<u32>, Vec<bool>) {
         match self.input {

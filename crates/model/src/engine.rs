@@ -2,14 +2,19 @@
 //! blocks (`pass.rs`).
 
 use taper_arch::SubBlock;
+use taper_base::workers::for_each;
 use taper_kernels::{Pending, Rope, Tensor, cross_entropy, gather_rows, into_units, token_losses};
 
 use crate::attention::Context;
 use crate::batch::Input;
-use crate::error::at;
+use crate::error::{at, candle};
 use crate::model::rope_frequencies;
 use crate::pass::{Slopes, Step};
 use crate::{Batch, Gradient, Model, ModelError, Parameter, PassOptions, Place, Recompute, Result, Sink};
+
+/// Tokens of a piece that goes through all blocks beside others: enough for products to be worth packing for, few enough that
+/// what they make stays near.
+pub(crate) const PIECE: usize = 1024;
 
 /// Sees the units of each sub-block in the forward pass: `[tokens, n_heads * d_head]` or `[tokens, d_ff]`.
 pub type Observer<'a> = dyn FnMut(usize, SubBlock, &Tensor) -> taper_kernels::Result<()> + 'a;
@@ -142,6 +147,23 @@ impl Model {
         taken.map_err(at("embedding"))
     }
 
+    /// What the head sees after all blocks, where nobody looks on the way. On the CPU pieces of the batch go through at once, so
+    /// that no thread waits for the others after each operation; which pieces depends on the batch alone.
+    fn unobserved(&self, batch: Batch<'_>) -> Result<Tensor> {
+        let pieces = match self.machine() {
+            None => batch.even_pieces(PIECE),
+            Some(_) => vec![batch],
+        };
+        if let [whole] = &pieces[..] {
+            return self.hidden(*whole, &mut |_| Ok(()));
+        }
+        let threads = rayon::current_num_threads();
+        let parts = for_each(&pieces, threads, |piece| self.hidden(*piece, &mut |_| Ok(())))?;
+        let parts: taper_kernels::Result<Vec<_>> = parts.iter().map(|part| part.host("pieces")).collect();
+        let rows = parts.and_then(|parts| candle_core::Tensor::cat(&parts, 0).map_err(candle("pieces")));
+        Ok(rows.map_err(at("head"))?.into())
+    }
+
     /// Logits of every token, or image, on the CPU.
     ///
     /// # Shapes
@@ -150,7 +172,7 @@ impl Model {
     /// # Errors
     /// If an id is outside the vocabulary, or an operation fails.
     pub fn logits(&self, batch: Batch<'_>) -> Result<candle_core::Tensor> {
-        let hidden = self.hidden(batch, &mut |_| Ok(()))?;
+        let hidden = self.unobserved(batch)?;
         into_units(&hidden, &self.output_head()?, None).and_then(|logits| logits.to_host()).map_err(at("head"))
     }
 
@@ -162,7 +184,7 @@ impl Model {
     /// # Errors
     /// If an id is outside the vocabulary, or an operation fails.
     pub fn token_losses(&self, batch: Batch<'_>) -> Result<Vec<f32>> {
-        self.observe(batch, &mut |_, _, _| Ok(()))
+        self.losses(batch, &self.unobserved(batch)?)
     }
 
     /// [`Self::token_losses`], and `observer` sees every sub-block's units on the way.
@@ -174,9 +196,14 @@ impl Model {
             Some(units) => observer(step.block, step.half, units),
             None => Ok(()),
         })?;
+        self.losses(batch, &hidden)
+    }
+
+    /// Losses of the predictions made from what the head sees.
+    fn losses(&self, batch: Batch<'_>, hidden: &Tensor) -> Result<Vec<f32>> {
         let (targets, counts) = batch.targets();
         let losses =
-            token_losses(&hidden, &self.output_head()?, &targets).and_then(Pending::wait).map_err(at("head"))?;
+            token_losses(hidden, &self.output_head()?, &targets).and_then(Pending::wait).map_err(at("head"))?;
         Ok(losses.into_iter().zip(counts).filter_map(|(loss, counts)| counts.then_some(loss)).collect())
     }
 

@@ -132,9 +132,10 @@ impl Images {
         let mut out = vec![0.0; images * tokens * d];
         let patches = self.spec.patches() * d;
         out.par_chunks_mut(tokens * d).zip(projected.par_chunks(patches)).for_each(|(out, patches)| {
-            out.copy_from_slice(&positions);
-            let before = learnt.iter().flat_map(|token| token.iter());
-            out.iter_mut().zip(before.chain(patches)).for_each(|(out, x)| *out += x);
+            let rows = learnt.iter().map(|token| &**token).chain(patches.chunks(d));
+            for ((out, x), position) in out.chunks_mut(d).zip(rows).zip(positions.chunks(d)) {
+                out.iter_mut().zip(x).zip(position).for_each(|((out, x), position)| *out = x + position);
+            }
         });
         host(OP, out, [images * tokens, d])
     }

@@ -19,6 +19,7 @@ use taper_kernels::cuda::{self, Storage};
 use taper_kernels::{LOGITS, PACKED, TILE};
 
 use crate::Recompute;
+use crate::engine::PIECE;
 
 /// Bytes that one pass over some tokens takes beside the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,9 @@ pub struct PassMemory {
     pub head_gradients: u64,
     /// What is taken of a weight at once: packed, and widened if it is of 16 bits.
     pub tile: u64,
+    /// Pieces that a forward pass nobody looks at goes through in, each with a tile of its own: as many at once as there are
+    /// threads.
+    pub pieces: u64,
 }
 
 impl PassMemory {
@@ -53,7 +57,7 @@ impl PassMemory {
 
     /// Of `spec` over `tokens` tokens at once, on a machine where values are of `storage`.
     pub fn on_machine(spec: &ModelSpec, tokens: usize, storage: Storage) -> Self {
-        Self { tile: 0, ..Self::with(spec, tokens, (storage, cuda::LOGITS)) }
+        Self { tile: 0, pieces: 1, ..Self::with(spec, tokens, (storage, cuda::LOGITS)) }
     }
 
     fn with(spec: &ModelSpec, tokens: usize, (storage, logits): (Storage, usize)) -> Self {
@@ -76,13 +80,14 @@ impl PassMemory {
             working_slim: most(|half| half.backward + half.again),
             head: 4 * logits as u64 + bytes(spec.d_model),
             head_gradients: bytes(2 * spec.d_model),
+            pieces: tokens.div_ceil(PIECE).max(1) as u64,
             tile: 4 * (PACKED.min(largest) + if spec.dtype_bytes < 4 { TILE.min(largest) } else { 0 }) as u64,
         }
     }
 
-    /// Of a forward pass.
+    /// Of a forward pass, all of its pieces at once: with fewer threads it takes less.
     pub fn forward(&self) -> u64 {
-        self.widest_forward.max(self.head) + self.tile
+        self.widest_forward.max(self.head) + self.pieces * self.tile
     }
 
     /// Of a forward and backward pass; what the sink keeps comes on top.

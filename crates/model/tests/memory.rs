@@ -98,7 +98,10 @@ fn peaks_are_what_was_said() {
                 let share = measured / said as f64;
                 assert!(SHARES.contains(&share), "shape {number}, {dtype:?}, {what}: {measured} of {said}");
             };
-            check("forward", peak(|| drop(model.token_losses(batch).unwrap())), memory.forward());
+            let whole = || drop(model.observe(batch, &mut |_, _, _| Ok(())).unwrap());
+            check("forward as a whole", peak(whole), memory.forward() - (memory.pieces - 1) * memory.tile);
+            let pieces = peak(|| drop(model.token_losses(batch).unwrap()));
+            assert!(pieces <= 1.02 * memory.forward() as f64, "shape {number}, {dtype:?}: {pieces} of {memory:?}");
             for recompute in [Recompute::Nothing, Recompute::Cheap, Recompute::Insides] {
                 let pass = || drop(model.backward(batch, 1.0, recompute, &mut Nothing).unwrap());
                 check(&format!("{recompute:?}"), peak(pass), memory.backward(recompute));

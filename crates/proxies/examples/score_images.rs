@@ -1,8 +1,8 @@
 //! Measures the engine on images by orders from stdin, for `scripts/bench_vs_vit.py`: the model is loaded once, each line is
 //! done once, so that another program can be measured in turns with it.
 //!
-//! Argument: a [`Setting`] as JSON. Lines: `{"evaluation": {"batch": 8}}`, `{"scoring": {"rank": 64}}`; no rank compares dense
-//! gradients. Answers: a [`Done`] as JSON each. `RAYON_NUM_THREADS` sets the threads.
+//! Argument: a [`Setting`] as JSON. Lines: `{"evaluation": {"batch": 8}}`, `{"scoring": {"rank": 64, "candidates": 4}}`; no rank
+//! compares dense gradients, and candidates are scored as a search does it, as many at once as the plan says; seconds are of one. Answers: a [`Done`] as JSON each. `RAYON_NUM_THREADS` sets the threads.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,6 +14,7 @@ use std::time::Instant;
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 use taper_arch::SelectedBlock;
+use taper_base::workers::for_each;
 use taper_model::{Batch, Checkpoint, Model};
 use taper_proxies::methods::gradient_trace::GradientTrace;
 use taper_proxies::{Base, Needs, Projection, Proxy, Settings};
@@ -37,8 +38,8 @@ struct Setting {
 enum Order {
     /// Logits of all images, so many at once.
     Evaluation { batch: usize },
-    /// Score one candidate.
-    Scoring { rank: Option<usize> },
+    /// Score so many candidates, all the same.
+    Scoring { rank: Option<usize>, candidates: usize },
 }
 
 #[derive(Serialize)]
@@ -75,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         let done = match serde_json::from_str(&line?)? {
             Order::Evaluation { batch } => evaluate(&model, &judged, batch)?,
-            Order::Scoring { rank } => {
+            Order::Scoring { rank, candidates } => {
                 let projection = rank.map_or(Projection::Dense, Projection::Rank);
                 let proxy = GradientTrace { sketch_rank: projection, ..GradientTrace::default() };
                 let base = match bases.entry(rank) {
@@ -88,9 +89,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                     }
                 };
                 let start = Instant::now();
-                let seen = base.observe(&kept)?;
-                let value = proxy.score(&seen)?;
-                Done { seconds: start.elapsed().as_secs_f64(), flops: 0.0, loss: seen.loss.unwrap_or(f64::NAN), value }
+                let seen = for_each(&vec![&kept; candidates], base.plan().workers, |kept| base.observe(kept))?;
+                let seen = seen.first().ok_or("no candidate is to be scored")?;
+                let value = proxy.score(seen)?;
+                let seconds = start.elapsed().as_secs_f64() / candidates as f64;
+                Done { seconds, flops: 0.0, loss: seen.loss.unwrap_or(f64::NAN), value }
             }
         };
         let mut out = std::io::stdout().lock();
