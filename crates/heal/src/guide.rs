@@ -74,16 +74,15 @@ impl<'a> Guides<'a> {
         let live = self.logits && self.cache.is_none();
         let mut pass = None;
         if let (Some(teacher), true) = (self.teacher, live || inner) {
-            let options = PassOptions { recompute: Recompute::Insides, branches: None, projections };
+            let options = PassOptions { projections, whole: inner, ..PassOptions::new(Recompute::Insides) };
             pass = Some(teacher.pass(piece.batch, options)?);
         }
-        let read = |model: &Model, pass: &Pass<'_>| model.read(pass.end());
         let teacher = match (self.teacher, &pass) {
-            (Some(teacher), Some(pass)) if live => Some(read(teacher, pass)?),
+            (Some(teacher), Some(pass)) if live => Some(teacher.read(pass)?),
             _ => None,
         };
-        let options = PassOptions::new(Recompute::Insides);
-        let ask = |voter: &Model| -> Result<Tensor> { Ok(read(voter, &voter.pass(piece.batch, options)?)?) };
+        let options = PassOptions::to_head(Recompute::Insides);
+        let ask = |voter: &Model| -> Result<Tensor> { Ok(voter.read(&voter.pass(piece.batch, options)?)?) };
         let voters = self.voters.iter().map(ask).collect::<Result<_>>()?;
         let first = piece.first * piece.rows as u64;
         Ok(Guidance { pass: pass.filter(|_| inner), rows: Rows { guides: *self, teacher, voters, first } })

@@ -149,8 +149,9 @@ fn fill(job: &Job<'_>, plan: &Plan, own: usize) -> Result<Cache> {
     while at < total {
         let count = together.min(total - at);
         let examples = source.examples(at, count)?;
-        let pass = teacher.pass(examples.batch()?, taper_model::PassOptions::new(taper_model::Recompute::Insides))?;
-        let hidden = teacher.read(pass.end())?;
+        let pass =
+            teacher.pass(examples.batch()?, taper_model::PassOptions::to_head(taper_model::Recompute::Insides))?;
+        let hidden = teacher.read(&pass)?;
         let head = teacher.output_head()?;
         let (hidden, head) = (hidden.host("teacher")?, head.host("teacher")?);
         let mut failed = Ok(());

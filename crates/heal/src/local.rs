@@ -42,11 +42,7 @@ pub(crate) fn piece(
     let mut sum = 0.0;
     for (block, [from, upto]) in changed {
         let input = if from == 0 { &begin } else { whole.stream(from - 1) };
-        let pass = model.pass_over(
-            piece.batch,
-            (block..block + 1, input.clone()),
-            PassOptions { recompute, branches: None, projections: false },
-        )?;
+        let pass = model.pass_over(piece.batch, (block..block + 1, input.clone()), PassOptions::new(recompute))?;
         let (loss, slopes) = missing(pass.end(), whole.stream(upto), input, share)?;
         sum += loss * share;
         pass.backward(model, Slopes { end: Some(slopes), streams: BTreeMap::new(), projections: None }, sink)?;

@@ -68,7 +68,7 @@ impl Losses<'_> {
     ) -> Result<Vec<f64>> {
         let relations = self.wants(|view| matches!(view, View::Relations(_)));
         let inner = relations || self.wants(|view| matches!(view, View::Streams(_)));
-        let options = PassOptions { recompute: self.recompute, branches, projections: relations };
+        let options = PassOptions { recompute: self.recompute, branches, projections: relations, whole: inner };
         let guide = self.guides.of(piece, inner, relations)?;
         let pass = model.pass(piece.batch, options)?;
         let mut losses = vec![0.0; self.aims.len()];
@@ -78,14 +78,14 @@ impl Losses<'_> {
             self.relations(&pass, teacher, piece, (&mut losses, &mut slopes))?;
         }
         if self.wants(|view| matches!(view, View::Logits(_))) {
-            let hidden = model.read(pass.end())?;
+            let hidden = model.read(&pass)?;
             let mut take = |input: &Host, slopes: &Host| {
                 let (input, slopes) = (input.clone().into(), slopes.clone().into());
                 model.head_gradients(&input, &slopes, sink)
             };
             let take: Option<&mut cpu::HeadGradients<'_>> = if head { Some(&mut take) } else { None };
             let dy = self.logits((model, &hidden), piece, &guide.rows, (take, &mut losses))?;
-            slopes.end = Some(model.read_backward(pass.end(), &dy, sink)?);
+            slopes.end = Some(model.read_backward(&pass, &dy, sink)?);
         }
         drop(guide);
         if let Some(g) = pass.backward(model, slopes, sink)? {

@@ -13,7 +13,7 @@ use taper_kernels::cpu::{
     layer_norm_parameter_gradients, rms_norm, rms_norm_backward, rms_norm_weight_gradient, row_abs_sums, scatter_rows,
     square_sum, swiglu, swiglu_backward, token_losses, unit_gradient,
 };
-use taper_kernels::{Gelu, Heads, Moments, Turn};
+use taper_kernels::{Gelu, Heads, Moments, Sight, Turn};
 
 const D_HEAD: usize = 64;
 const RANK: usize = 64; // of sketches
@@ -92,7 +92,7 @@ fn attentions(group: &mut Group<'_>, s: Shape) {
         n_kv_heads: heads,
         window: None,
         first: None,
-        full: false,
+        sight: Sight::Causal,
     };
     let product = 2 * s.d * s.sequences * s.length * (s.length + 1) / 2;
     flops(group, "attention", 2 * product, || attention(&q, &k, &v, heads));

@@ -5,6 +5,8 @@
 //! `dv_s = Σ p_ts do_t`, `dS = p ∘ (do vᵀ − rowsum(do ∘ o)) / sqrt(d_head)`, `dq = dS k`, `dk = dSᵀ q`.
 //! Sources: arXiv:1706.03762, arXiv:2305.13245 (groups), arXiv:2205.14135 (recomputation).
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -38,30 +40,46 @@ pub struct Heads<'a> {
     /// The first token of its sequence that each token sees, `[sequences · tokens]`: where its document starts. Ascending in
     /// a sequence; `None` sees all before. On the CPU alone.
     pub first: Option<&'a [u32]>,
-    /// Whether each token sees its whole sequence; `window` and `first` are not looked at then.
-    pub full: bool,
+    /// Whom a token sees.
+    pub sight: Sight,
+}
+
+/// Whom a token sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// Itself and those before, within the window of [`Heads`] and from its first token on.
+    Causal,
+    /// All of its sequence; window and first tokens are not looked at. Only the first `queries` of each sequence look: queries, and
+    /// what they see, have so many rows a sequence. Fewer than all on the CPU alone.
+    Full {
+        /// Tokens that look.
+        queries: usize,
+    },
 }
 
 /// What the forward computed.
 #[derive(Debug, Clone)]
 pub struct Attended {
-    /// `[sequences · tokens, n_heads · d_head]`.
+    /// `[sequences · queries, n_heads · d_head]`.
     pub out: Tensor,
-    /// `log Σ exp` of each query's scores, `[sequences, n_heads, tokens]`.
+    /// `log Σ exp` of each query's scores, `[sequences, n_heads, queries]`.
     log_sums: Vec<f32>,
 }
 
 impl<'a> Heads<'a> {
     fn check(&self, op: &'static str, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
-        let rows = self.sequences * self.tokens;
-        let want = |heads: usize| [rows, heads * self.d_head];
-        for (what, tensor, heads) in [("q", q, self.kv_of.len()), ("k", k, self.n_kv_heads), ("v", v, self.n_kv_heads)]
-        {
-            if tensor.dims() != want(heads) {
-                return Err(host::shape(op, what, tensor, format!("{:?}", want(heads))));
+        let (rows, kv) = (self.sequences * self.tokens, self.n_kv_heads);
+        let asked = self.sequences * self.queries();
+        for (what, tensor, rows, heads) in [("q", q, asked, self.kv_of.len()), ("k", k, rows, kv), ("v", v, rows, kv)] {
+            let want = [rows, heads * self.d_head];
+            if tensor.dims() != want {
+                return Err(host::shape(op, what, tensor, format!("{want:?}")));
             }
         }
         let refuse = |what, got: usize, want: String| Err(KernelError::Shape { op, what, got: vec![got], want });
+        if self.queries() > self.tokens {
+            return refuse("queries", self.queries(), format!("at most the {} tokens", self.tokens));
+        }
         if let Some(kv) = self.kv_of.iter().find(|kv| **kv >= self.n_kv_heads) {
             return refuse("kv_of", *kv, format!("KV heads below {}", self.n_kv_heads));
         }
@@ -82,12 +100,12 @@ impl<'a> Heads<'a> {
     }
 
     fn tiles(&self, sequence: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {
-        let (tokens, full) = (self.tokens, self.full);
+        let (tokens, queries, full) = (self.tokens, self.queries(), self.full());
         let window = self.window.unwrap_or(tokens).max(1);
         let first = self.first.map(|first| &first[sequence * tokens..(sequence + 1) * tokens]);
         let step = self.tile();
-        (0..tokens.div_ceil(step)).map(move |index| {
-            let (start, end) = (index * step, tokens.min((index + 1) * step));
+        (0..queries.div_ceil(step)).map(move |index| {
+            let (start, end) = (index * step, queries.min((index + 1) * step));
             if full {
                 return Tile { start, end, first_key: 0, last_key: tokens, window: tokens, first: None, full };
             }
@@ -97,34 +115,58 @@ impl<'a> Heads<'a> {
         })
     }
 
+    /// Tokens of a sequence that look.
+    pub(crate) fn queries(&self) -> usize {
+        match self.sight {
+            Sight::Causal => self.tokens,
+            Sight::Full { queries } => queries,
+        }
+    }
+
+    fn full(&self) -> bool {
+        matches!(self.sight, Sight::Full { .. })
+    }
+
     /// Queries of a tile: all tiles of a sequence are about as large.
     fn tile(&self) -> usize {
-        let most = if self.full { FULL_TILE } else { TILE };
-        self.tokens.div_ceil(self.tokens.div_ceil(most).max(1)).max(1)
+        let most = if self.full() { FULL_TILE } else { TILE };
+        self.queries().div_ceil(self.queries().div_ceil(most).max(1)).max(1)
     }
 
     fn scale(&self) -> f32 {
         1.0 / (self.d_head as f32).sqrt()
     }
 
-    /// Head `head` of sequence `sequence`, tokens `from..to`, in a tensor of `heads` heads.
-    fn view<'v>(&self, values: &'v [f32], heads: usize, at: (usize, usize), from: usize, to: usize) -> View<'v> {
+    /// Head `head` of sequence `sequence`, rows `rows` of its `each`, in a tensor of `heads` heads.
+    fn view<'v>(&self, values: &'v [f32], (each, heads): Of, at: (usize, usize), rows: Range<usize>) -> View<'v> {
         let (sequence, head) = at;
         let stride = heads * self.d_head;
-        let start = (sequence * self.tokens + from) * stride + head * self.d_head;
-        View::new(&values[start..], [to - from, self.d_head], stride)
+        let start = (sequence * each + rows.start) * stride + head * self.d_head;
+        View::new(&values[start..], [rows.len(), self.d_head], stride)
+    }
+
+    /// Rows a sequence, and heads, of queries and of what they see.
+    fn of_queries(&self) -> Of {
+        (self.queries(), self.kv_of.len())
+    }
+
+    fn of_keys(&self) -> Of {
+        (self.tokens, self.n_kv_heads)
     }
 
     /// The rows of each head of each sequence, to be written.
-    fn rows_of<'v>(&self, values: &'v mut [f32], heads: usize) -> Vec<Rows<'v>> {
-        let mut all: Vec<Rows<'v>> = (0..self.sequences * heads).map(|_| Vec::with_capacity(self.tokens)).collect();
+    fn rows_of<'v>(&self, values: &'v mut [f32], (each, heads): Of) -> Vec<Rows<'v>> {
+        let mut all: Vec<Rows<'v>> = (0..self.sequences * heads).map(|_| Vec::with_capacity(each)).collect();
         for (row, values) in values.chunks_mut((heads * self.d_head).max(1)).enumerate() {
-            let sequence = row / self.tokens * heads;
+            let sequence = row / each * heads;
             all[sequence..].iter_mut().zip(values.chunks_mut(self.d_head)).for_each(|(rows, head)| rows.push(head));
         }
         all
     }
 }
+
+/// Rows a sequence, and heads, of a tensor.
+type Of = (usize, usize);
 
 /// One head of one sequence: `d_head` values of each token.
 type Rows<'a> = Vec<&'a mut [f32]>;
@@ -157,7 +199,7 @@ impl Tile<'_> {
     }
 
     /// Columns of the tile's scores that query `row` of it sees.
-    fn seen(&self, row: usize) -> std::ops::Range<usize> {
+    fn seen(&self, row: usize) -> Range<usize> {
         if self.full {
             return 0..self.keys();
         }
@@ -167,7 +209,7 @@ impl Tile<'_> {
 }
 
 /// # Shapes
-/// `q` `[sequences · tokens, n_heads · d_head]`, `k` and `v` `[sequences · tokens, n_kv_heads · d_head]`.
+/// `q` and the result `[sequences · tokens, n_heads · d_head]`, of those that look only; `k` and `v` `[sequences · tokens, n_kv_heads · d_head]`.
 ///
 /// # Errors
 /// If shapes, layout or device do not fit.
@@ -177,17 +219,18 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
     let (q, k, v) = (Host::of(OP, q)?, Host::of(OP, k)?, Host::of(OP, v)?);
     let (n_heads, d) = (heads.kv_of.len(), heads.d_head);
     let width = n_heads * d;
-    let mut out = vec![0.0; heads.sequences * heads.tokens * width];
-    let mut log_sums = vec![0.0; heads.sequences * n_heads * heads.tokens];
-    let tasks = heads.rows_of(&mut out, n_heads).into_par_iter().zip(log_sums.par_chunks_mut(heads.tokens.max(1)));
+    let (queries, of_queries, of_keys) = (heads.queries(), heads.of_queries(), heads.of_keys());
+    let mut out = vec![0.0; heads.sequences * queries * width];
+    let mut log_sums = vec![0.0; heads.sequences * n_heads * queries];
+    let tasks = heads.rows_of(&mut out, of_queries).into_par_iter().zip(log_sums.par_chunks_mut(queries.max(1)));
     tasks.enumerate().for_each(|(task, (mut rows, log_sums))| {
         let (sequence, head) = (task / n_heads, task % n_heads);
         let kv = (sequence, heads.kv_of[head]);
         let (mut scores, mut out) = (vec![0.0; heads.tile() * heads.tokens], vec![0.0; heads.tile() * d]);
         for tile in heads.tiles(sequence) {
             let (keys, count) = (tile.keys(), tile.end - tile.start);
-            let queries = heads.view(&q, n_heads, (sequence, head), tile.start, tile.end);
-            let side = |values, kv| heads.view(values, heads.n_kv_heads, kv, tile.first_key, tile.last_key);
+            let queries = heads.view(&q, of_queries, (sequence, head), tile.start..tile.end);
+            let side = |values, kv| heads.view(values, of_keys, kv, tile.first_key..tile.last_key);
             let product = Out { values: &mut scores, stride: keys, onto: Onto::Nothing };
             multiply(product, heads.scale(), queries, side(&k, kv).t());
             let log_sums = &mut log_sums[tile.start..tile.end];
@@ -199,11 +242,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
             write(&mut rows[tile.start..tile.end], &out);
         }
     });
-    Ok(Attended { out: host::tensor(OP, out, &[heads.sequences * heads.tokens, width])?, log_sums })
+    Ok(Attended { out: host::tensor(OP, out, &[heads.sequences * queries, width])?, log_sums })
 }
 
 /// Softmax of `scores[seen]` in place, zero elsewhere; returns the log of the sum.
-pub(crate) fn softmax(scores: &mut [f32], seen: std::ops::Range<usize>) -> f32 {
+pub(crate) fn softmax(scores: &mut [f32], seen: Range<usize>) -> f32 {
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
     let scores = &mut scores[seen];
@@ -234,7 +277,7 @@ pub fn attention_backward(
     heads.check(OP, q, k, v)?;
     host::same_shape(OP, "dout", dout, q)?;
     host::same_shape(OP, "attended.out", &attended.out, q)?;
-    let rows = heads.sequences * heads.kv_of.len() * heads.tokens;
+    let rows = heads.sequences * heads.kv_of.len() * heads.queries();
     if attended.log_sums.len() != rows {
         let (got, want) = (vec![attended.log_sums.len()], format!("[{rows}]"));
         return Err(KernelError::Shape { op: OP, what: "attended.log_sums", got, want });
@@ -248,22 +291,23 @@ pub fn attention_backward(
         dout: &Host::of(OP, dout)?,
         log_sums: &attended.log_sums,
     };
-    let (rows, kv) = (heads.sequences * heads.tokens, heads.n_kv_heads);
-    let width = |heads_of: usize| heads_of * heads.d_head;
-    let [mut dq, mut dk, mut dv] = [heads.kv_of.len(), kv, kv].map(|of| vec![0.0; rows * width(of)]);
+    let (of_queries, of_keys, kv) = (heads.of_queries(), heads.of_keys(), heads.n_kv_heads);
+    let shape = |(each, of): Of| [heads.sequences * each, of * heads.d_head];
+    let zeros = |of: Of| vec![0.0; shape(of).iter().product()];
+    let [mut dq, mut dk, mut dv] = [of_queries, of_keys, of_keys].map(zeros);
     let mut groups: Vec<Group<'_>> = heads
-        .rows_of(&mut dk, kv)
+        .rows_of(&mut dk, of_keys)
         .into_iter()
-        .zip(heads.rows_of(&mut dv, kv))
+        .zip(heads.rows_of(&mut dv, of_keys))
         .map(|(dk, dv)| Group { dq: Vec::new(), dk, dv })
         .collect();
-    for (at, rows) in heads.rows_of(&mut dq, heads.kv_of.len()).into_iter().enumerate() {
+    for (at, rows) in heads.rows_of(&mut dq, of_queries).into_iter().enumerate() {
         let (sequence, head) = (at / heads.kv_of.len(), at % heads.kv_of.len());
         groups[sequence * kv + heads.kv_of[head]].dq.push((head, rows));
     }
     groups.into_par_iter().enumerate().for_each(|(task, group)| group.fill(&heads, &inputs, (task / kv, task % kv)));
-    let tensor = |values, of| host::tensor(OP, values, &[rows, width(of)]);
-    Ok([tensor(dq, heads.kv_of.len())?, tensor(dk, kv)?, tensor(dv, kv)?])
+    let tensor = |values, of| host::tensor(OP, values, &shape(of));
+    Ok([tensor(dq, of_queries)?, tensor(dk, of_keys)?, tensor(dv, of_keys)?])
 }
 
 struct Inputs<'a> {
@@ -285,7 +329,8 @@ struct Group<'a> {
 impl Group<'_> {
     /// All query heads in order: `dk` and `dv` are sums over them.
     fn fill(mut self, heads: &Heads<'_>, inputs: &Inputs<'_>, (sequence, kv): (usize, usize)) {
-        let (n_heads, n_kv, d, scale) = (heads.kv_of.len(), heads.n_kv_heads, heads.d_head, heads.scale());
+        let (n_heads, d, scale) = (heads.kv_of.len(), heads.d_head, heads.scale());
+        let (each, of_queries) = (heads.queries(), heads.of_queries());
         let (mut dk, mut dv) = (vec![0.0; heads.tokens * d], vec![0.0; heads.tokens * d]);
         let (mut p, mut ds) = (vec![0.0; heads.tile() * heads.tokens], vec![0.0; heads.tile() * heads.tokens]);
         let mut dq = vec![0.0; heads.tile() * d];
@@ -293,16 +338,16 @@ impl Group<'_> {
             let at = (sequence, *head);
             for tile in heads.tiles(sequence) {
                 let (keys, rows) = (tile.keys(), tile.end - tile.start);
-                let side = |values, n, at| heads.view(values, n, at, tile.first_key, tile.last_key);
-                let (seen, values) = (side(inputs.k, n_kv, (sequence, kv)), side(inputs.v, n_kv, (sequence, kv)));
-                let queries = heads.view(inputs.q, n_heads, at, tile.start, tile.end);
-                let dout = heads.view(inputs.dout, n_heads, at, tile.start, tile.end);
+                let side = |values| heads.view(values, heads.of_keys(), (sequence, kv), tile.first_key..tile.last_key);
+                let (seen, values) = (side(inputs.k), side(inputs.v));
+                let [queries, dout] =
+                    [inputs.q, inputs.dout].map(|values| heads.view(values, of_queries, at, tile.start..tile.end));
                 multiply(Out { values: &mut p, stride: keys, onto: Onto::Nothing }, scale, queries, seen.t());
                 multiply(Out { values: &mut ds, stride: keys, onto: Onto::Nothing }, 1.0, dout, values.t());
                 for (row, (p, ds)) in p.chunks_mut(keys).zip(ds.chunks_mut(keys)).take(rows).enumerate() {
                     let token = tile.start + row;
-                    let log_sum = inputs.log_sums[(sequence * n_heads + *head) * heads.tokens + token];
-                    let start = (sequence * heads.tokens + token) * n_heads * d + *head * d;
+                    let log_sum = inputs.log_sums[(sequence * n_heads + *head) * each + token];
+                    let start = (sequence * each + token) * n_heads * d + *head * d;
                     let along = dot(&inputs.dout[start..start + d], &inputs.out[start..start + d]);
                     score_gradient(p, ds, tile.seen(row), log_sum, along);
                 }
@@ -320,7 +365,7 @@ impl Group<'_> {
 }
 
 /// Scores become weights `p`, their gradients `dp` become those of the scores.
-fn score_gradient(p: &mut [f32], dp: &mut [f32], seen: std::ops::Range<usize>, log_sum: f32, along: f32) {
+fn score_gradient(p: &mut [f32], dp: &mut [f32], seen: Range<usize>, log_sum: f32, along: f32) {
     for values in [&mut *p, &mut *dp] {
         values[..seen.start].fill(0.0);
         values[seen.end..].fill(0.0);

@@ -16,7 +16,7 @@ fn random(columns: usize, name: &str) -> Tensor {
 
 fn heads(kv_of: &[usize], window: Option<usize>) -> Heads<'_> {
     let (sequences, tokens, d_head) = SHAPE;
-    Heads { sequences, tokens, d_head, kv_of, n_kv_heads: 2, window, first: None, full: false }
+    Heads { sequences, tokens, d_head, kv_of, n_kv_heads: 2, window, first: None, sight: Sight::Causal }
 }
 
 /// The definition, row by row, in f64.
@@ -24,10 +24,12 @@ fn brute([q, k, v]: [&Vec<Vec<f64>>; 3], heads: &Heads<'_>) -> Vec<Vec<f64>> {
     let (d, window) = (heads.d_head, heads.window.unwrap_or(usize::MAX));
     let mut out = vec![vec![0.0; heads.kv_of.len() * d]; q.len()];
     for row in 0..q.len() {
-        let (first, token) = (row / heads.tokens * heads.tokens, row % heads.tokens);
+        let each = heads.queries();
+        let (first, token) = (row / each * heads.tokens, row % each);
         for (head, kv) in heads.kv_of.iter().enumerate() {
             let before = (0..=token).filter(|s| token - s < window);
-            let seen: Vec<usize> = if heads.full { (0..heads.tokens).collect() } else { before.collect() };
+            let seen: Vec<usize> =
+                if heads.sight != Sight::Causal { (0..heads.tokens).collect() } else { before.collect() };
             let seen: Vec<usize> = seen.into_iter().map(|s| first + s).collect();
             let score =
                 |s: &usize| (0..d).map(|i| q[row][head * d + i] * k[*s][kv * d + i]).sum::<f64>() / (d as f64).sqrt();
@@ -56,7 +58,7 @@ fn the_forward_is_the_definition_with_groups_windows_and_uneven_heads() {
     {
         let (q, k, v) = (random(kv_of.len(), "q"), random(2, "k"), random(2, "v"));
         let heads = heads(&kv_of, window);
-        for heads in [heads, Heads { full: true, ..heads }] {
+        for heads in [heads, Heads { sight: Sight::Full { queries: heads.tokens }, ..heads }] {
             let got = attention(&q, &k, &v, heads).unwrap();
             let want = brute([&wide(&q), &wide(&k), &wide(&v)], &heads);
             assert!(furthest(&wide(&got.out), &want) < 1e-5, "{kv_of:?} {window:?}");
@@ -66,13 +68,13 @@ fn the_forward_is_the_definition_with_groups_windows_and_uneven_heads() {
 
 #[test]
 fn the_backward_is_the_finite_difference_of_the_definition() {
-    for (kv_of, window, full) in [
-        (vec![0, 0, 1], None, false),
-        (vec![1, 0], Some(6), false),
-        (vec![1, 1], None, false),
-        (vec![0, 1], None, true),
+    for (kv_of, window, sight) in [
+        (vec![0, 0, 1], None, Sight::Causal),
+        (vec![1, 0], Some(6), Sight::Causal),
+        (vec![1, 1], None, Sight::Causal),
+        (vec![0, 1], None, Sight::Full { queries: SHAPE.1 }),
     ] {
-        let heads = Heads { full, ..heads(&kv_of, window) };
+        let heads = Heads { sight, ..heads(&kv_of, window) };
         let inputs = [random(kv_of.len(), "q"), random(2, "k"), random(2, "v")];
         let dout = random(kv_of.len(), "dout");
         let attended = attention(&inputs[0], &inputs[1], &inputs[2], heads).unwrap();

@@ -23,7 +23,7 @@ mod stats;
 
 pub use add::{accumulate, add, add_bias};
 pub use array::{Array, Kind};
-pub use attention::{Attended, Sight, attention, attention_backward};
+pub use attention::{Attended, attention, attention_backward};
 #[cfg(feature = "cuda")]
 pub use device::Device;
 pub use embedding::{gather_rows, scatter_rows};

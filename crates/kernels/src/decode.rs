@@ -201,8 +201,8 @@ fn softmax(scores: &mut [f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Heads;
     use crate::cpu::attention;
+    use crate::{Heads, Sight};
     use candle_core::{DType, Device};
     use taper_base::rng::{normal, stream};
 
@@ -283,7 +283,7 @@ mod tests {
             n_kv_heads: 8,
             window: None,
             first: None,
-            full: false,
+            sight: Sight::Causal,
         };
         let want = attention(&q, &k, &v, all).unwrap().out.narrow(0, tokens - 1, 1).unwrap();
         let mut cache = KvCache::new(&[tokens], 8, D);

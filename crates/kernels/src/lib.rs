@@ -39,7 +39,7 @@ pub mod update;
 
 use candle_core::Device;
 
-pub use attention::Heads;
+pub use attention::{Heads, Sight};
 pub use blocked::PACKED;
 pub use dispatch::*;
 pub use gelu::Gelu;

@@ -141,7 +141,7 @@ pub fn tree_attention(q: &Tensor, k: &Tensor, v: &Tensor, tree: Tree<'_>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Heads, cpu::attention};
+    use crate::{Heads, Sight, cpu::attention};
     use candle_core::Device;
     use taper_base::rng::{normal, stream};
 
@@ -186,7 +186,7 @@ mod tests {
                     n_kv_heads: 2,
                     window,
                     first: None,
-                    full: false,
+                    sight: Sight::Causal,
                 };
                 let all = attention(&rows_of(&q, &text), &rows_of(&k, &text), &rows_of(&v, &text), heads).unwrap().out;
                 let want = all.narrow(0, run.start(), run.rows.len()).unwrap();

@@ -1,8 +1,8 @@
 //! The attention half of a block: `x + λ O(softmax attention(Q n, K n, V n))`, `n = norm(x)`, with factors `λ` if it has them.
 
 use taper_kernels::{
-    Attended, Heads, Result, Rope, Tensor, Turn, accumulate, attention, attention_backward, from_units, into_units,
-    rms_norm, rms_norm_backward,
+    Attended, Heads, Result, Rope, Sight, Tensor, Turn, accumulate, attention, attention_backward, from_units,
+    into_units, rms_norm, rms_norm_backward, scatter_rows,
 };
 
 use crate::mlp::{Part, made, result};
@@ -18,6 +18,9 @@ pub(crate) struct Context<'a> {
     pub(crate) eps: f64,
     pub(crate) rope: Option<Rope>, // none: positions are not turned, and each token sees its whole sequence
     pub(crate) first: Option<&'a [u32]>,
+    /// The rows of the residual stream that the head reads, as many of each sequence, where no others are wanted at the end: only they
+    /// look in the last attention, and go on from there.
+    pub(crate) read: Option<Vec<u32>>,
 }
 
 impl Context<'_> {
@@ -26,6 +29,11 @@ impl Context<'_> {
         let Some(rope) = &self.rope else { return Ok(()) };
         tensors.into_iter().try_for_each(|x| rope.turn(x, turn))
     }
+}
+
+/// Some rows of `x`, or all.
+pub(crate) fn picked(x: &Tensor, rows: Option<&[u32]>) -> Result<Tensor> {
+    rows.map_or_else(|| Ok(x.clone()), |rows| x.pick(rows))
 }
 
 /// What the backward pass needs of the forward pass.
@@ -65,7 +73,9 @@ impl AttentionTape {
 }
 
 impl Attention {
-    pub(crate) fn heads<'a>(&'a self, context: &Context<'a>) -> Heads<'a> {
+    /// `look` are the rows that look, if not all.
+    pub(crate) fn heads<'a>(&'a self, context: &Context<'a>, look: Option<&[u32]>) -> Heads<'a> {
+        let queries = look.map_or(context.tokens, |rows| rows.len() / context.sequences.max(1));
         Heads {
             sequences: context.sequences,
             tokens: context.tokens,
@@ -74,18 +84,18 @@ impl Attention {
             n_kv_heads: self.n_kv_heads,
             window: self.window,
             first: context.first,
-            full: context.rope.is_none(),
+            sight: if context.rope.is_none() { Sight::Full { queries } } else { Sight::Causal },
         }
     }
 
-    /// `x` `[tokens, d_model]` is the residual stream; the result is added to `base`, if there is one.
+    /// `x` `[tokens, d_model]` is the residual stream; the result, of the rows that look, is added to `base`, if there is one.
     pub(crate) fn forward(
         &self,
         context: &Context<'_>,
-        x: &Tensor,
+        (x, look): (&Tensor, Option<&[u32]>),
         base: Option<&Tensor>,
     ) -> Result<(Tensor, AttentionTape)> {
-        let tape = self.tape(context, x)?;
+        let tape = self.tape(context, x, look)?;
         Ok((self.result(base, tape.units())?, tape))
     }
 
@@ -95,17 +105,17 @@ impl Attention {
     }
 
     /// All but the output projection.
-    pub(crate) fn tape(&self, context: &Context<'_>, x: &Tensor) -> Result<AttentionTape> {
-        let Projected { normed, unnormed, q, k, v } = self.project(context, x)?;
-        let attended = attention(&q, &k, &v, self.heads(context))?;
+    pub(crate) fn tape(&self, context: &Context<'_>, x: &Tensor, look: Option<&[u32]>) -> Result<AttentionTape> {
+        let Projected { normed, unnormed, q, k, v } = self.project(context, x, look)?;
+        let attended = attention(&q, &k, &v, self.heads(context, look))?;
         Ok(AttentionTape { normed: Some(normed), unnormed, q, k, v, attended })
     }
 
     /// What is attended.
-    pub(crate) fn project(&self, context: &Context<'_>, x: &Tensor) -> Result<Projected> {
+    pub(crate) fn project(&self, context: &Context<'_>, x: &Tensor, look: Option<&[u32]>) -> Result<Projected> {
         let normed = self.norm.forward(x, context.eps)?;
         let bias = |index: usize| self.qkv_bias.as_ref().map(|bias| &bias[index]);
-        let q = into_units(&normed, &self.q, bias(0))?; // [tokens, n_heads * d_head]
+        let q = into_units(&picked(&normed, look)?, &self.q, bias(0))?; // [tokens that look, n_heads * d_head]
         let k = into_units(&normed, &self.k, bias(1))?; // [tokens, n_kv_heads * d_head]
         let v = into_units(&normed, &self.v, bias(2))?;
         let (unnormed, q, k) = match &self.qk_norm {
@@ -121,11 +131,12 @@ impl Attention {
     }
 
     /// Gradient of `x` from that of the result; those of the parameters go to `sink`. `extra` is added to those of queries,
-    /// keys and values. What of the tape is no longer needed is let go on the way.
+    /// keys and values. What of the tape is no longer needed is let go on the way. `look` is as in the forward pass, and the flow of
+    /// those rows.
     pub(crate) fn backward(
         &self,
         context: &Context<'_>,
-        (block, x): (usize, &Tensor),
+        (block, x, look): (usize, &Tensor, Option<&[u32]>),
         (tape, extra): (AttentionTape, Option<[Tensor; 3]>),
         Flow { branch: g, stream }: Flow<'_>,
         sink: &mut dyn Sink,
@@ -136,7 +147,7 @@ impl Attention {
         let dout = part.backward(tape.units(), g, (places, sink))?; // [tokens, n_heads * d_head]
         let mut take = |parameter, gradient: Gradient<'_>| sink.take(Place::of(block, parameter), gradient);
         let AttentionTape { normed, unnormed, q, k, v, attended } = tape;
-        let [mut dq, mut dk, dv] = attention_backward([&q, &k, &v], self.heads(context), &attended, &dout)?;
+        let [mut dq, mut dk, dv] = attention_backward([&q, &k, &v], self.heads(context, look), &attended, &dout)?;
         drop((q, k, v, attended, dout));
         if let Some(extra) = &extra {
             [&dq, &dk, &dv].into_iter().zip(extra).try_for_each(|(sum, slope)| accumulate(sum, slope))?;
@@ -151,16 +162,28 @@ impl Attention {
             }
         }
         let normed = made(normed, || self.norm.forward(x, context.eps))?;
-        let matrices = [(P::Q, P::QBias, &self.q, &dq), (P::K, P::KBias, &self.k, &dk), (P::V, P::VBias, &self.v, &dv)];
-        for (matrix, bias, weight, units) in matrices {
-            take(matrix, Gradient::Matrix { units, other: &normed, weight })?;
+        let looking = picked(&normed, look)?;
+        let matrices = [
+            (P::Q, P::QBias, &self.q, &dq, &looking),
+            (P::K, P::KBias, &self.k, &dk, &normed),
+            (P::V, P::VBias, &self.v, &dv, &normed),
+        ];
+        for (matrix, bias, weight, units, other) in matrices {
+            take(matrix, Gradient::Matrix { units, other, weight })?;
             if self.qkv_bias.is_some() {
                 take(bias, Gradient::Bias { dy: units })?;
             }
         }
-        let dn = from_units(None, &matrices.map(|(_, _, weight, units)| (units, weight)), None)?; // [tokens, d_model]
+        let [q, k, v] = matrices.map(|(_, _, weight, units, _)| (units, weight));
         let places = [P::AttentionNorm, P::AttentionNormBias].map(|parameter| Place::of(block, parameter));
-        self.norm.backward(Some(stream), (x, context.eps), &dn, (places, sink))
+        let Some(rows) = look else {
+            let dn = from_units(None, &[q, k, v], None)?; // [tokens, d_model]
+            return self.norm.backward(Some(stream), (x, context.eps), &dn, (places, sink));
+        };
+        let (dn, all) = (from_units(None, &[k, v], None)?, x.dims()[0]);
+        accumulate(&dn, &scatter_rows(rows, &from_units(None, &[q], None)?, all)?)?;
+        let stream = scatter_rows(rows, stream, all)?; // [tokens, d_model]
+        self.norm.backward(Some(&stream), (x, context.eps), &dn, (places, sink))
     }
 }
 

@@ -174,7 +174,7 @@ impl<'a> Decoder<'a> {
         };
         let rope = Some(Rope::Host(cpu::Rope::at(&self.frequencies, positions.into_iter())));
         let (d_head, eps) = (model.spec.d_head, model.spec.norm_eps);
-        let context = Context { sequences, tokens: length, d_head, eps, rope, first: None };
+        let context = Context { sequences, tokens: length, d_head, eps, rope, first: None, read: None };
         let mut x = model.embed(ids)?; // [sequences * length, d_model]
         passed(Part::Embedding);
         for (index, block) in model.blocks.iter().enumerate() {
@@ -208,10 +208,10 @@ impl Attention {
         cache: &mut KvCache,
         first: bool,
     ) -> taper_kernels::Result<Tensor> {
-        let Projected { q, k, v, .. } = self.project(context, x)?;
+        let Projected { q, k, v, .. } = self.project(context, x, None)?;
         cache.extend(k.host(OP)?, v.host(OP)?)?;
         let units: Tensor = match first {
-            true => attention(&q, &k, &v, self.heads(context))?.out,
+            true => attention(&q, &k, &v, self.heads(context, None))?.out,
             false => decode_attention(q.host(OP)?, cache, &self.kv_of)?.into(),
         };
         self.result(Some(x), &units)

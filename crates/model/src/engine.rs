@@ -10,7 +10,7 @@ use crate::batch::Input;
 use crate::error::{at, candle};
 use crate::model::rope_frequencies;
 use crate::pass::{Slopes, Step};
-use crate::{Batch, Gradient, Model, ModelError, Parameter, PassOptions, Place, Recompute, Result, Sink};
+use crate::{Batch, Gradient, Model, ModelError, Parameter, Pass, PassOptions, Place, Recompute, Result, Sink};
 
 /// Tokens of a piece that goes through all blocks beside others: enough for products to be worth packing for, few enough that
 /// what they make stays near.
@@ -20,7 +20,8 @@ pub(crate) const PIECE: usize = 1024;
 pub type Observer<'a> = dyn FnMut(usize, SubBlock, &Tensor) -> taper_kernels::Result<()> + 'a;
 
 impl Model {
-    pub(crate) fn context<'a>(&self, batch: Batch<'a>) -> Result<Context<'a>> {
+    /// `whole` is whether all tokens go to the end.
+    pub(crate) fn context<'a>(&self, batch: Batch<'a>, whole: bool) -> Result<Context<'a>> {
         let rope = match self.spec.image {
             Some(_) => None,
             None => {
@@ -28,6 +29,7 @@ impl Model {
                 Some(Rope::new(self.embedding.machine(), &frequencies, batch.length()).map_err(at("rope"))?)
             }
         };
+        let attends = self.blocks.iter().any(|block| block.attention.is_some());
         Ok(Context {
             sequences: batch.sequences(),
             tokens: batch.length(),
@@ -35,6 +37,7 @@ impl Model {
             eps: self.spec.norm_eps,
             rope,
             first: batch.first(),
+            read: self.images.as_ref().filter(|_| !whole && attends).and_then(|images| images.read(batch.sequences())),
         })
     }
 
@@ -72,35 +75,47 @@ impl Model {
         }
     }
 
-    /// What the head sees after all blocks.
-    fn hidden(&self, batch: Batch<'_>, each: &mut dyn FnMut(Step) -> taper_kernels::Result<()>) -> Result<Tensor> {
-        let x = self.run(&self.context(batch)?, (0..self.blocks.len(), self.embedded(batch)?), None, each)?;
-        self.read(&x)
+    /// What the head sees after all blocks; `each` is told of every sub-block, all of its tokens if `whole`.
+    fn hidden(
+        &self,
+        batch: Batch<'_>,
+        whole: bool,
+        each: &mut dyn FnMut(Step) -> taper_kernels::Result<()>,
+    ) -> Result<Tensor> {
+        let context = self.context(batch, whole)?;
+        let x = self.run(&context, (0..self.blocks.len(), self.embedded(batch)?), None, each)?;
+        self.read_of(&x, context.read.is_some())
     }
 
-    /// What the head sees of the residual stream `x` after all blocks: its final norm, `[tokens, d_model]`; of images what the
+    /// What the head sees of the residual stream at the end of a pass: its final norm, `[tokens, d_model]`; of images what the
     /// classifier sees, one row an image, and a 1 for its bias.
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub fn read(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn read(&self, pass: &Pass<'_>) -> Result<Tensor> {
+        self.read_of(pass.end(), pass.ends_at_head())
+    }
+
+    /// `alone` is whether `x` has those rows alone that are read.
+    fn read_of(&self, x: &Tensor, alone: bool) -> Result<Tensor> {
         let normed = self.norm.forward(x, self.spec.norm_eps).map_err(at("final norm"))?;
         match &self.images {
-            Some(images) => images.pool(&normed).map_err(at("head")),
+            Some(images) => images.pool(&normed, alone).map_err(at("head")),
             None => Ok(normed),
         }
     }
 
-    /// The gradient of the residual stream `x` from that of what the head sees, `dy`.
+    /// The gradient of the residual stream at the end of a pass from that of what the head sees, `dy`.
     ///
     /// # Errors
     /// If shapes do not fit, or what the sink returns.
-    pub fn read_backward(&self, x: &Tensor, dy: &Tensor, sink: &mut dyn Sink) -> Result<Tensor> {
+    pub fn read_backward(&self, pass: &Pass<'_>, dy: &Tensor, sink: &mut dyn Sink) -> Result<Tensor> {
         let places = [Parameter::FinalNorm, Parameter::FinalNormBias].map(Place::global);
-        let pooled = self.images.as_ref().map(|images| images.pool_backward(dy, self.spec.d_model));
+        let (d, alone) = (self.spec.d_model, pass.ends_at_head());
+        let pooled = self.images.as_ref().map(|images| images.pool_backward(dy, d, alone));
         let pooled = pooled.transpose().map_err(at("head"))?;
         let dy = pooled.as_ref().unwrap_or(dy);
-        let of = (x, self.spec.norm_eps);
+        let of = (pass.end(), self.spec.norm_eps);
         self.norm.backward(None, of, dy, (places, sink)).map_err(at("final norm"))
     }
 
@@ -155,10 +170,10 @@ impl Model {
             Some(_) => vec![batch],
         };
         if let [whole] = &pieces[..] {
-            return self.hidden(*whole, &mut |_| Ok(()));
+            return self.hidden(*whole, false, &mut |_| Ok(()));
         }
         let threads = rayon::current_num_threads();
-        let parts = for_each(&pieces, threads, |piece| self.hidden(*piece, &mut |_| Ok(())))?;
+        let parts = for_each(&pieces, threads, |piece| self.hidden(*piece, false, &mut |_| Ok(())))?;
         let parts: taper_kernels::Result<Vec<_>> = parts.iter().map(|part| part.host("pieces")).collect();
         let rows = parts.and_then(|parts| candle_core::Tensor::cat(&parts, 0).map_err(candle("pieces")));
         Ok(rows.map_err(at("head"))?.into())
@@ -192,7 +207,7 @@ impl Model {
     /// # Errors
     /// As [`Self::token_losses`], and what the observer returns.
     pub fn observe(&self, batch: Batch<'_>, observer: &mut Observer<'_>) -> Result<Vec<f32>> {
-        let hidden = self.hidden(batch, &mut |step| match step.units() {
+        let hidden = self.hidden(batch, true, &mut |step| match step.units() {
             Some(units) => observer(step.block, step.half, units),
             None => Ok(()),
         })?;
@@ -218,14 +233,14 @@ impl Model {
         recompute: Recompute,
         sink: &mut dyn Sink,
     ) -> Result<Vec<f32>> {
-        let pass = self.pass(batch, PassOptions::new(recompute))?;
+        let pass = self.pass(batch, PassOptions::to_head(recompute))?;
         let (targets, counts) = batch.targets();
         let weights: Vec<f32> = counts.iter().map(|counts| if *counts { weight } else { 0.0 }).collect();
-        let (hidden, head) = (self.read(pass.end())?, self.output_head()?);
+        let (hidden, head) = (self.read(&pass)?, self.output_head()?);
         let mut take = |input: &Tensor, slopes: &Tensor| self.head_gradients(input, slopes, sink);
         let (losses, dy) = cross_entropy(&hidden, &head, &targets, &weights, &mut take).map_err(at("head"))?;
         drop(hidden);
-        let slopes = Slopes { end: Some(self.read_backward(pass.end(), &dy, sink)?), ..Slopes::default() };
+        let slopes = Slopes { end: Some(self.read_backward(&pass, &dy, sink)?), ..Slopes::default() };
         drop(dy);
         if let Some(g) = pass.backward(self, slopes, sink)? {
             self.embed_backward(batch, &g, sink)?;

@@ -159,10 +159,19 @@ impl Images {
         sink.take(Place::global(Parameter::Patches), gradient)
     }
 
-    /// What the head sees, `[images, pooled · d_model + 1]`, of the normed residual stream.
-    pub(crate) fn pool(&self, x: &Tensor) -> Result<Tensor> {
+    /// The rows of the residual stream that the head reads, of so many images; none if it reads all.
+    pub(crate) fn read(&self, images: usize) -> Option<Vec<u32>> {
+        let (tokens, read) = (self.spec.tokens(), self.whole(1).len());
+        let some = self.spec.pool != Pool::FirstAndMean && read < tokens;
+        some.then(|| (0..images * read).map(|row| (row / read * tokens + row % read) as u32).collect())
+    }
+
+    /// What the head sees, `[images, pooled · d_model + 1]`, of the normed residual stream; `alone` is whether that has those rows
+    /// alone that are read.
+    pub(crate) fn pool(&self, x: &Tensor, alone: bool) -> Result<Tensor> {
         const OP: &str = "pool";
-        let (input, d, tokens) = (values(OP, x)?, x.dims()[1], self.spec.tokens());
+        let (input, d) = (values(OP, x)?, x.dims()[1]);
+        let tokens = if alone { self.whole(1).len() } else { self.spec.tokens() };
         let width = self.spec.pooled() * d + 1;
         let images = x.dims()[0] / tokens;
         let mut out = vec![1.0; images * width];
@@ -188,10 +197,10 @@ impl Images {
     }
 
     /// The gradient of the normed residual stream from that of what the head sees.
-    pub(crate) fn pool_backward(&self, dy: &Tensor, d: usize) -> Result<Tensor> {
+    pub(crate) fn pool_backward(&self, dy: &Tensor, d: usize, alone: bool) -> Result<Tensor> {
         const OP: &str = "pool_backward";
         let (slopes, [images, width]) = (values(OP, dy)?, [dy.dims()[0], dy.dims()[1]]);
-        let tokens = self.spec.tokens();
+        let tokens = if alone { self.whole(1).len() } else { self.spec.tokens() };
         let mut out = vec![0.0; images * tokens * d];
         let share = 1.0 / self.spec.patches() as f32;
         out.par_chunks_mut(tokens * d).zip(slopes.par_chunks(width)).for_each(|(out, dy)| {

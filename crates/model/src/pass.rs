@@ -11,7 +11,7 @@ use std::ops::Range;
 use taper_arch::SubBlock;
 use taper_kernels::{Tensor, add, scale_sequences};
 
-use crate::attention::{AttentionTape, Context};
+use crate::attention::{AttentionTape, Context, picked};
 use crate::error::at;
 use crate::mlp::MlpTape;
 use crate::{Batch, Model, ModelError, Result, Sink};
@@ -39,12 +39,20 @@ pub struct PassOptions<'a> {
     pub branches: Option<&'a Branches<'a>>,
     /// Whether queries, keys and values of the last attention are kept.
     pub projections: bool,
+    /// Whether all tokens go to the end, or from the last attention on only those that the head reads: a class token, say. What the
+    /// head reads is the same.
+    pub whole: bool,
 }
 
 impl PassOptions<'_> {
-    /// Nothing but a pass.
+    /// Nothing but a pass of all tokens to the end.
     pub fn new(recompute: Recompute) -> Self {
-        Self { recompute, branches: None, projections: false }
+        Self { recompute, branches: None, projections: false, whole: true }
+    }
+
+    /// Nothing but a pass to what the head reads.
+    pub fn to_head(recompute: Recompute) -> Self {
+        Self { whole: false, ..Self::new(recompute) }
     }
 }
 
@@ -69,6 +77,7 @@ pub(crate) struct Step {
     input: Tensor,
     tape: Option<Tape>,
     branches: Option<Vec<f32>>, // a sequence
+    last: bool,                 // from here on there are only the rows that the head reads
 }
 
 impl Step {
@@ -124,15 +133,19 @@ impl Model {
         branches: Option<&Branches<'_>>,
         each: &mut dyn FnMut(Step) -> taper_kernels::Result<()>,
     ) -> Result<Tensor> {
+        let last = blocks.clone().rfind(|index| self.blocks[*index].attention.is_some());
         for index in blocks {
             let block = &self.blocks[index];
             for half in [SubBlock::Attention, SubBlock::Mlp] {
                 let factors = branches.map(|branches| branches(index, half));
-                let base = Some(&x).filter(|_| factors.is_none());
+                let last = half == SubBlock::Attention && last == Some(index) && context.read.is_some();
+                let look = context.read.as_deref().filter(|_| last);
+                let stream = picked(&x, look).map_err(at(place(index, half)))?;
+                let base = Some(&stream).filter(|_| factors.is_none());
                 let forward = match (half, &block.attention, &block.mlp) {
-                    (SubBlock::Attention, Some(attention), _) => {
-                        attention.forward(context, &x, base).map(|(y, tape)| (y, Tape::Attention(Box::new(tape))))
-                    }
+                    (SubBlock::Attention, Some(attention), _) => attention
+                        .forward(context, (&x, look), base)
+                        .map(|(y, tape)| (y, Tape::Attention(Box::new(tape)))),
                     (SubBlock::Mlp, _, Some(mlp)) => {
                         mlp.forward(context, &x, base).map(|(y, tape)| (y, Tape::Mlp(Box::new(tape))))
                     }
@@ -140,10 +153,11 @@ impl Model {
                 };
                 let (mut y, tape) = forward.map_err(at(place(index, half)))?;
                 if let Some(factors) = &factors {
-                    let joined = scale_sequences(&y, factors).and_then(|branch| add(&x, &branch));
+                    let joined = scale_sequences(&y, factors).and_then(|branch| add(&stream, &branch));
                     y = joined.map_err(at(place(index, half)))?;
                 }
-                let step = Step { block: index, half, input: x, tape: Some(tape), branches: factors };
+                drop(stream);
+                let step = Step { block: index, half, input: x, tape: Some(tape), branches: factors, last };
                 each(step).map_err(at(place(index, half)))?;
                 x = y;
             }
@@ -173,7 +187,8 @@ impl Model {
             let reason = format!("{blocks:?} are to be run, the model has {}", self.blocks.len());
             return Err(ModelError::Selection { place: "blocks".to_owned(), reason });
         }
-        let context = self.context(batch)?;
+        let whole = options.whole || blocks != (0..self.blocks.len());
+        let context = self.context(batch, whole)?;
         let mut steps: Vec<Step> = Vec::with_capacity(2 * blocks.len());
         let end = self.run(&context, (blocks, x), options.branches, &mut |mut step| {
             step.tape = match (options.recompute, step.tape) {
@@ -199,7 +214,8 @@ impl Model {
         let block = &self.blocks[step.block];
         Ok(match (step.half, &block.attention, &block.mlp) {
             (SubBlock::Attention, Some(attention), _) => {
-                Some(Tape::Attention(Box::new(attention.tape(context, &step.input)?)))
+                let look = context.read.as_deref().filter(|_| step.last);
+                Some(Tape::Attention(Box::new(attention.tape(context, &step.input, look)?)))
             }
             (SubBlock::Mlp, _, Some(mlp)) => Some(Tape::Mlp(Box::new(mlp.tape(context, &step.input)?))),
             _ => None, // a step is only made of a half that is there
@@ -219,24 +235,31 @@ impl Model {
         };
         let scaled = step.branches.as_ref().map(|factors| scale_sequences(g, factors)).transpose()?;
         let flow = Flow { branch: scaled.as_ref().unwrap_or(g), stream: g };
-        let (block, at) = (&self.blocks[step.block], (step.block, &step.input));
+        let (block, input) = (&self.blocks[step.block], &step.input);
         match (tape, &block.attention, &block.mlp) {
             (Some(Tape::Attention(tape)), Some(attention), _) => {
-                attention.backward(context, at, (*tape, projections), flow, sink)
+                let look = context.read.as_deref().filter(|_| step.last);
+                attention.backward(context, (step.block, input, look), (*tape, projections), flow, sink)
             }
-            (Some(Tape::Mlp(tape)), _, Some(mlp)) => mlp.backward(context, at, *tape, flow, sink),
+            (Some(Tape::Mlp(tape)), _, Some(mlp)) => mlp.backward(context, (step.block, input), *tape, flow, sink),
             _ => Ok(g.clone()),
         }
     }
 }
 
 impl Pass<'_> {
-    /// The residual stream after the last block, before the final norm: `[tokens, d_model]`.
+    /// The residual stream after the last block, before the final norm: `[tokens, d_model]`, of all tokens or those that the head
+    /// reads.
     pub fn end(&self) -> &Tensor {
         &self.end
     }
 
-    /// The residual stream after block `block`: `[tokens, d_model]`.
+    /// Whether the end is of those tokens alone that the head reads.
+    pub(crate) fn ends_at_head(&self) -> bool {
+        self.context.read.is_some()
+    }
+
+    /// The residual stream after block `block`: `[tokens, d_model]`, as long as all go to the end.
     pub fn stream(&self, block: usize) -> &Tensor {
         self.steps.iter().find(|step| step.block > block).map_or(&self.end, |step| &step.input)
     }

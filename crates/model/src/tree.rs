@@ -164,8 +164,15 @@ impl Model {
         let positions: Vec<usize> = positions.collect();
         let rope = Some(Rope::Host(cpu::Rope::at(&rope_frequencies(&self.spec), positions.into_iter())));
         let tokens = layout.tokens.len();
-        let context =
-            Context { sequences: 1, tokens, d_head: self.spec.d_head, eps: self.spec.norm_eps, rope, first: None };
+        let context = Context {
+            sequences: 1,
+            tokens,
+            d_head: self.spec.d_head,
+            eps: self.spec.norm_eps,
+            rope,
+            first: None,
+            read: None,
+        };
         let mut x = self.embed(&layout.tokens)?; // [tokens, d_model]
         for (index, block) in self.blocks.iter().enumerate() {
             let place = |half: SubBlock| at(format!("block {index}, {half}"));
@@ -191,7 +198,7 @@ impl Attention {
         runs: &[Run],
         seen: &mut dyn FnMut(&Tensor, &Tensor) -> taper_kernels::Result<()>,
     ) -> taper_kernels::Result<Tensor> {
-        let Projected { q, k, v, .. } = self.project(context, x)?;
+        let Projected { q, k, v, .. } = self.project(context, x, None)?;
         seen(&k, &v)?;
         let tree =
             Tree { runs, d_head: context.d_head, kv_of: &self.kv_of, n_kv_heads: self.n_kv_heads, window: self.window };

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use taper_arch::{ImageSpec, SelectedBlock, Selection};
 use taper_model::{
-    Batch, Checkpoint, Gradients, Model, Parameter, Place, Recompute, StoredType, calibrate, parameters, save,
+    Batch, Checkpoint, Gradients, Model, Parameter, PassOptions, Place, Recompute, Slopes, StoredType, calibrate,
+    parameters, save,
 };
 
 const LOGITS: f64 = 1e-4; // as golden-vit/README.toml says, and why
@@ -121,6 +122,48 @@ fn cuts(model: &Model) -> Vec<Vec<SelectedBlock>> {
         change(&|index, block| _ = (index == 0).then(|| block.mlp = None)),
         change(&|index, block| _ = (index == 1).then(|| (block.attention, block.mlp) = (None, None))),
     ]
+}
+
+/// What the head sees, and the gradient of everything from one of it.
+fn through(
+    model: &Model,
+    batch: Batch<'_>,
+    whole: bool,
+    recompute: Recompute,
+) -> (Vec<f32>, BTreeMap<Place, Vec<f32>>) {
+    let mut sink = Gradients::default();
+    let pass = model.pass(batch, PassOptions { whole, ..PassOptions::new(recompute) }).unwrap();
+    let seen = model.read(&pass).unwrap();
+    let slopes: Vec<f32> = (0..seen.elem_count()).map(|i| (i as f32 * 0.7).sin()).collect();
+    let slopes = Tensor::from_vec(slopes, seen.dims(), &Device::Cpu).unwrap().into();
+    let end = Some(model.read_backward(&pass, &slopes, &mut sink).unwrap());
+    let before = pass.backward(model, Slopes { end, ..Slopes::default() }, &mut sink).unwrap().unwrap();
+    model.embed_backward(batch, &before, &mut sink).unwrap();
+    let gradients = sink.by_place.into_iter().map(|(place, gradient)| (place, gradient.to_vec().unwrap()));
+    (seen.to_vec().unwrap(), gradients.collect())
+}
+
+#[test]
+fn tokens_that_nobody_reads_need_not_go_to_the_end() {
+    for folder in folders() {
+        let golden = Golden::open(&folder);
+        for (number, kept) in cuts(&golden.model).into_iter().enumerate() {
+            let model = golden.model.cut(&kept).unwrap();
+            for recompute in [Recompute::Nothing, Recompute::Insides] {
+                let (seen, gradients) = through(&model, golden.batch(), false, recompute);
+                let (whole_seen, whole_gradients) = through(&model, golden.batch(), true, recompute);
+                let place = format!("{}, cut {number}", folder.display());
+                assert!(testkit::max_abs_diff(&seen, &whole_seen) < 1e-5, "{place}");
+                assert_eq!(gradients.keys().collect::<Vec<_>>(), whole_gradients.keys().collect::<Vec<_>>());
+                for (at, gradient) in &gradients {
+                    let largest = whole_gradients[at].iter().fold(1e-3_f32, |most, x| most.max(x.abs()));
+                    let worst = testkit::max_abs_diff(gradient, &whole_gradients[at]);
+                    let bound = 1e-5 * f64::from(if at.parameter == Parameter::KBias { 1.0 } else { largest });
+                    assert!(worst <= bound, "{place}, {at:?}: {worst} of {largest}");
+                }
+            }
+        }
+    }
 }
 
 /// This model with the output weights of all that is not kept set to 0, and what removed halves add.

@@ -54,21 +54,22 @@ impl Sketch {
     }
 }
 
-/// `other · A` of one backward pass, kept while the next matrix has the same input.
+/// `other · A` of one backward pass, kept while the next matrix has the same input. (Of the last attention's normed input the
+/// queries' projection may see fewer rows.)
 #[derive(Debug, Default)]
 pub(crate) struct Projected {
-    last: BTreeMap<usize, Tensor>, // at most one entry
+    last: BTreeMap<[usize; 2], Tensor>, // by signs and rows, at most one entry
 }
 
 impl Projected {
     /// The sketch of `unitsᵀ · other`: `[units, rank]`.
     pub(crate) fn form(&mut self, sketch: &Sketch, place: Place, units: &Tensor, other: &Tensor) -> Result<Tensor> {
-        let index = Sketch::index(place);
-        if !self.last.contains_key(&index) {
+        let key = [Sketch::index(place), other.dims()[0]];
+        if !self.last.contains_key(&key) {
             self.last.clear();
-            self.last.insert(index, from_units(None, &[(other, &sketch.signs[index])], None)?); // [tokens, rank]
+            self.last.insert(key, from_units(None, &[(other, &sketch.signs[key[0]])], None)?); // [tokens, rank]
         }
-        unit_gradient(units, &self.last[&index])
+        unit_gradient(units, &self.last[&key])
     }
 }
 

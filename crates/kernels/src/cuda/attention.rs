@@ -4,19 +4,10 @@ use taper_nvrtc::Storage;
 
 use super::launch::Kernel;
 use super::{Array, CudaError, Kind, Result};
-use crate::Heads;
+use crate::{Heads, Sight};
 
 /// The widest head the kernels hold in registers.
 const WIDEST: usize = 256;
-
-/// Whom a token sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
-    /// Itself and those before, within the window of [`Heads`].
-    Causal,
-    /// All of its sequence; the window is not looked at.
-    Full,
-}
 
 /// What the forward computed.
 #[derive(Debug, Clone)]
@@ -32,9 +23,9 @@ pub struct Attended {
 ///
 /// # Errors
 /// If shapes or types do not fit, or the machine fails.
-pub fn attention(q: &Array, k: &Array, v: &Array, heads: Heads<'_>, sight: Sight) -> Result<Attended> {
+pub fn attention(q: &Array, k: &Array, v: &Array, heads: Heads<'_>) -> Result<Attended> {
     const OP: &str = "attention";
-    let plan = Plan::of(OP, [q, k, v], heads, sight)?;
+    let plan = Plan::of(OP, [q, k, v], heads)?;
     let out = q.like()?;
     let sums = [heads.sequences, heads.kv_of.len(), heads.tokens];
     let log_sums = Array::uninitialised(q.machine(), &sums, Kind::F32)?;
@@ -53,12 +44,11 @@ pub fn attention(q: &Array, k: &Array, v: &Array, heads: Heads<'_>, sight: Sight
 pub fn attention_backward(
     [q, k, v]: [&Array; 3],
     heads: Heads<'_>,
-    sight: Sight,
     attended: &Attended,
     dout: &Array,
 ) -> Result<[Array; 3]> {
     const OP: &str = "attention_backward";
-    let plan = Plan::of(OP, [q, k, v], heads, sight)?;
+    let plan = Plan::of(OP, [q, k, v], heads)?;
     attended.out.expect(OP, "out", q.shape(), q.kind())?;
     dout.expect(OP, "dout", q.shape(), q.kind())?;
     let sums = &attended.log_sums;
@@ -116,7 +106,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn of(op: &'static str, inputs: [&Array; 3], heads: Heads<'a>, sight: Sight) -> Result<Self> {
+    fn of(op: &'static str, inputs: [&Array; 3], heads: Heads<'a>) -> Result<Self> {
         let (rows, d, kind) = (heads.sequences * heads.tokens, heads.d_head, inputs[0].kind());
         let widths = [heads.kv_of.len(), heads.n_kv_heads, heads.n_kv_heads];
         for ((what, array), width) in ["q", "k", "v"].into_iter().zip(inputs).zip(widths) {
@@ -133,9 +123,13 @@ impl<'a> Plan<'a> {
         if d == 0 || d > WIDEST {
             return Err(CudaError::Size { op, what: "d_head", got: d, most: WIDEST });
         }
-        let window = match sight {
+        if heads.queries() != heads.tokens {
+            let want = format!("all {} tokens of a sequence", heads.tokens);
+            return Err(CudaError::Shape { op, what: "queries", got: vec![heads.queries()], want });
+        }
+        let window = match heads.sight {
             Sight::Causal => heads.window.unwrap_or(heads.tokens).clamp(1, heads.tokens.max(1)),
-            Sight::Full => 0,
+            Sight::Full { .. } => 0,
         };
         let storage = inputs[0].storage(op, "q")?;
         let table: Vec<i32> = heads.kv_of.iter().map(|kv| *kv as i32).collect();

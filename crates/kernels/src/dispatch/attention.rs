@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::cuda::{Machine, Sight};
+use crate::cuda::Machine;
 use crate::{Heads, KernelError, Result, Tensor, Turn, cpu, cuda};
 
 /// What the forward computed.
 #[derive(Debug, Clone)]
 pub struct Attended {
-    /// `[sequences · tokens, n_heads · d_head]`.
+    /// `[sequences · queries, n_heads · d_head]`.
     pub out: Tensor,
     kept: Kept,
 }
@@ -23,7 +23,7 @@ enum Kept {
 /// Softmax attention with grouped heads, causal with an optional window, or full.
 ///
 /// # Shapes
-/// `q` `[sequences · tokens, n_heads · d_head]`, `k` and `v` `[sequences · tokens, n_kv_heads · d_head]`.
+/// `q` and the result `[sequences · tokens, n_heads · d_head]`, of those that look only; `k` and `v` `[sequences · tokens, n_kv_heads · d_head]`.
 ///
 /// # Errors
 /// If shapes, types or devices do not fit, or a machine fails.
@@ -35,7 +35,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads<'_>) -> Result
             Attended { out: attended.out.clone().into(), kept: Kept::Host(attended) }
         }
         Tensor::Cuda(q) => {
-            let attended = cuda::attention(q, k.array(OP, q)?, v.array(OP, q)?, heads, sight(heads))?;
+            let attended = cuda::attention(q, k.array(OP, q)?, v.array(OP, q)?, heads)?;
             Attended { out: attended.out.clone().into(), kept: Kept::Cuda(attended) }
         }
     })
@@ -63,14 +63,10 @@ pub fn attention_backward(
         (Tensor::Cuda(q), Kept::Cuda(kept)) => {
             attended.out.array(OP, q)?;
             let (inputs, dout) = ([q, k.array(OP, q)?, v.array(OP, q)?], dout.array(OP, q)?);
-            Ok(cuda::attention_backward(inputs, heads, sight(heads), kept, dout)?.map(Tensor::from))
+            Ok(cuda::attention_backward(inputs, heads, kept, dout)?.map(Tensor::from))
         }
         _ => Err(KernelError::Places { op: OP }),
     }
-}
-
-fn sight(heads: Heads<'_>) -> Sight {
-    if heads.full { Sight::Full } else { Sight::Causal }
 }
 
 /// Cosines and sines of some positions in a row, where they are needed.

@@ -1,13 +1,21 @@
 //! Attention: grouped heads, windows, more tokens than a tile, groups and attention without a head.
 
-use taper_kernels::Heads;
 use taper_kernels::cpu::{attention, attention_backward};
+use taper_kernels::{Heads, Sight};
 
 use super::*;
 
-/// Row-major `[sequences · tokens, heads · d_head]`.
-fn at(heads: &Heads<'_>, n: usize, sequence: usize, token: usize, head: usize) -> usize {
-    ((sequence * heads.tokens + token) * n + head) * heads.d_head
+/// Row-major `[sequences · each, heads · d_head]`.
+fn at(heads: &Heads<'_>, (each, n): (usize, usize), sequence: usize, token: usize, head: usize) -> usize {
+    ((sequence * each + token) * n + head) * heads.d_head
+}
+
+/// Tokens of a sequence that look.
+fn queries(heads: &Heads<'_>) -> usize {
+    match heads.sight {
+        Sight::Causal => heads.tokens,
+        Sight::Full { queries } => queries,
+    }
 }
 
 /// `inputs` are q, k and v.
@@ -16,18 +24,18 @@ fn brute_force(inputs: &[Vec<f64>], heads: &Heads<'_>) -> Vec<f64> {
     let mut out = vec![0.0; inputs[0].len()];
     for sequence in 0..heads.sequences {
         for (head, kv) in heads.kv_of.iter().enumerate() {
-            for token in 0..heads.tokens {
+            for token in 0..queries(heads) {
                 let first = heads.window.map_or(0, |window| (token + 1).saturating_sub(window));
-                let seen = if heads.full { 0..heads.tokens } else { first..token + 1 };
-                let query = at(heads, n, sequence, token, head);
+                let seen = if heads.sight == Sight::Causal { first..token + 1 } else { 0..heads.tokens };
+                let query = at(heads, (queries(heads), n), sequence, token, head);
                 let score = |key: usize| {
-                    let key = at(heads, n_kv, sequence, key, *kv);
+                    let key = at(heads, (heads.tokens, n_kv), sequence, key, *kv);
                     (0..d).map(|i| inputs[0][query + i] * inputs[1][key + i]).sum::<f64>() / (d as f64).sqrt()
                 };
                 let weights: Vec<f64> = seen.clone().map(|key| score(key).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 for (key, weight) in seen.zip(&weights) {
-                    let value = at(heads, n_kv, sequence, key, *kv);
+                    let value = at(heads, (heads.tokens, n_kv), sequence, key, *kv);
                     (0..d).for_each(|i| out[query + i] += weight / total * inputs[2][value + i]);
                 }
             }
@@ -37,10 +45,10 @@ fn brute_force(inputs: &[Vec<f64>], heads: &Heads<'_>) -> Vec<f64> {
 }
 
 fn check(heads: Heads<'_>, seed: u64) {
-    let rows = heads.sequences * heads.tokens;
-    let t = |name, n: usize| random(name, seed, &[rows, n * heads.d_head]);
     let (n, n_kv) = (heads.kv_of.len(), heads.n_kv_heads);
-    let (q, k, v, dout) = (t("q", n), t("k", n_kv), t("v", n_kv), t("dout", n));
+    let t = |name, each: usize, n: usize| random(name, seed, &[heads.sequences * each, n * heads.d_head]);
+    let (asked, tokens) = (queries(&heads), heads.tokens);
+    let (q, k, v, dout) = (t("q", asked, n), t("k", tokens, n_kv), t("v", tokens, n_kv), t("dout", asked, n));
     let inputs = [wide(&q), wide(&k), wide(&v)];
     let attended = attention(&q, &k, &v, heads).unwrap();
     near("attention", &attended.out, &brute_force(&inputs, &heads));
@@ -48,7 +56,7 @@ fn check(heads: Heads<'_>, seed: u64) {
     let wanted = differences(&inputs, &wide(&dout), |inputs| brute_force(inputs, &heads));
     for (name, found, wanted) in [("dq", &found[0], &wanted[0]), ("dk", &found[1], &wanted[1])] {
         // a single key: its weight is 1 whatever the scores, and what f32 leaves of that is no gradient
-        if heads.tokens == 1 || heads.window == Some(1) && !heads.full {
+        if heads.tokens == 1 || heads.window == Some(1) && heads.sight == Sight::Causal {
             assert!(wide(found).iter().all(|x| x.abs() < TOLERANCE), "{name}");
         } else {
             near(name, found, wanted);
@@ -67,28 +75,41 @@ fn attention_and_its_gradients() {
         let tokens = pick(&mut rng, &[1, 2, 3, 7, 13]);
         let window = [None, Some(1), Some(3), Some(100)][seed % 4];
         let (sequences, d_head) = (pick(&mut rng, &[1, 2, 3]), pick(&mut rng, &[1, 2, 5, 8]));
-        check(
-            Heads { sequences, tokens, d_head, kv_of, n_kv_heads, window, first: None, full: seed % 5 == 4 },
-            seed as u64,
-        );
+        let sight = match seed % 5 {
+            3 => Sight::Full { queries: tokens.div_ceil(2) },
+            4 => Sight::Full { queries: tokens },
+            _ => Sight::Causal,
+        };
+        check(Heads { sequences, tokens, d_head, kv_of, n_kv_heads, window, first: None, sight }, seed as u64);
     }
 }
 
 #[test]
 fn attention_over_more_than_a_tile() {
-    for (seed, window) in [None, Some(5), Some(64), Some(65), None].into_iter().enumerate() {
-        let full = seed == 4;
-        let heads =
-            Heads { sequences: 1, tokens: 67, d_head: 3, kv_of: &[0, 0], n_kv_heads: 1, window, first: None, full };
-        check(heads, 100 + seed as u64);
+    let causal = [None, Some(5), Some(64), Some(65)].map(|window| (window, Sight::Causal, 67));
+    let full = [(150, 150), (67, 67), (140, 1), (40, 20)].map(|(t, queries)| (None, Sight::Full { queries }, t));
+    for (seed, (window, sight, tokens)) in causal.into_iter().chain(full).enumerate() {
+        let (kv_of, d_head) = (&[0, 0], if tokens > 100 { 1 } else { 3 });
+        check(
+            Heads { sequences: 1, tokens, d_head, kv_of, n_kv_heads: 1, window, first: None, sight },
+            100 + seed as u64,
+        );
     }
 }
 
 #[test]
 fn no_head_no_token_and_no_sequence_give_nothing() {
     for (sequences, tokens, kv_of) in [(2, 3, &[] as &[usize]), (2, 0, &[0, 1]), (0, 3, &[0, 1])] {
-        let heads =
-            Heads { sequences, tokens, d_head: 4, kv_of, n_kv_heads: 2, window: None, first: None, full: false };
+        let heads = Heads {
+            sequences,
+            tokens,
+            d_head: 4,
+            kv_of,
+            n_kv_heads: 2,
+            window: None,
+            first: None,
+            sight: Sight::Causal,
+        };
         let rows = sequences * tokens;
         let (q, kv) = (random("q", 0, &[rows, 4 * kv_of.len()]), random("kv", 0, &[rows, 8]));
         let attended = attention(&q, &kv, &kv, heads).unwrap();

@@ -4,7 +4,7 @@ use taper_kernels::cpu::{
     attention, attention_backward, column_square_sums, cross_entropy, geglu_backward, layer_norm_parameter_gradients,
     rms_norm_weight_gradient, scatter_rows, square_sum,
 };
-use taper_kernels::{Gelu, Heads, Moments};
+use taper_kernels::{Gelu, Heads, Moments, Sight};
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn bits() -> Vec<u64> {
         n_kv_heads: 3,
         window: None,
         first: None,
-        full: false,
+        sight: Sight::Causal,
     };
     let (q, kv) = (x.narrow(1, 0, 32).unwrap(), y.narrow(1, 0, 24).unwrap());
     let (q, kv) = (q.contiguous().unwrap(), kv.contiguous().unwrap());

@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use taper_kernels::Heads;
 use taper_kernels::cuda::{
-    Activation, Array, CudaError, Device, Kind, Result, Sight, Storage, attention, attention_backward, cross_entropy,
+    Activation, Array, CudaError, Device, Kind, Result, Storage, attention, attention_backward, cross_entropy,
     from_units, gate, gate_backward, into_units, rms_norm, rms_norm_backward,
 };
+use taper_kernels::{Heads, Sight};
 
 use crate::cases::Gpu;
 
@@ -97,18 +97,18 @@ fn attentions(machine: &Gpu) -> Vec<Row> {
         n_kv_heads: 32,
         window: None,
         first: None,
-        full: false,
+        sight: Sight::Causal,
     };
     let [q, k, v] = [(); 3].map(|()| values(machine, &[TOKENS, D_MODEL]));
     // Two products over half of all pairs; the backward does five, counted as such though two are done twice.
     let flops = 2.0 * 2.0 * 2.0 * 32.0 * 128.0 * 4096_f64.powi(2) / 2.0;
-    let attended = attention(&q, &k, &v, heads, Sight::Causal).unwrap();
+    let attended = attention(&q, &k, &v, heads).unwrap();
     let backward = || {
-        let [_, dk, _] = attention_backward([&q, &k, &v], heads, Sight::Causal, &attended, &q)?;
+        let [_, dk, _] = attention_backward([&q, &k, &v], heads, &attended, &q)?;
         Ok(dk)
     };
     vec![
-        time("attention causal d128", flops, 0.0, || Ok(attention(&q, &k, &v, heads, Sight::Causal)?.out)),
+        time("attention causal d128", flops, 0.0, || Ok(attention(&q, &k, &v, heads)?.out)),
         time("attention_backward causal d128", 2.5 * flops, 0.0, backward),
     ]
 }

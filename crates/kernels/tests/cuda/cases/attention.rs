@@ -1,7 +1,7 @@
 use super::{Given, Gpu, close, given};
 use crate::definitions::attention::Reference;
-use taper_kernels::Heads;
-use taper_kernels::cuda::{Array, Sight, Storage, attention, attention_backward};
+use taper_kernels::cuda::{Array, Storage, attention, attention_backward};
+use taper_kernels::{Heads, Sight};
 
 struct Case {
     kv_of: &'static [usize],
@@ -19,10 +19,10 @@ const CASES: [Case; 9] = [
     Case { kv_of: &[0, 0, 1], n_kv_heads: 2, size: [2, 37, 16], window: None, sight: Sight::Causal },
     Case { kv_of: &[1, 0], n_kv_heads: 2, size: [1, 130, 16], window: Some(50), sight: Sight::Causal },
     Case { kv_of: &[0], n_kv_heads: 1, size: [1, 64, 16], window: Some(1), sight: Sight::Causal },
-    Case { kv_of: &[0, 1], n_kv_heads: 2, size: [1, 71, 16], window: None, sight: Sight::Full },
+    Case { kv_of: &[0, 1], n_kv_heads: 2, size: [1, 71, 16], window: None, sight: Sight::Full { queries: 71 } },
     Case { kv_of: &[0, 2, 2], n_kv_heads: 3, size: [2, 19, 5], window: Some(8), sight: Sight::Causal },
     Case { kv_of: &[0, 0], n_kv_heads: 1, size: [1, 33, 64], window: Some(33), sight: Sight::Causal },
-    Case { kv_of: &[0], n_kv_heads: 1, size: [1, 70, 48], window: None, sight: Sight::Full },
+    Case { kv_of: &[0], n_kv_heads: 1, size: [1, 70, 48], window: None, sight: Sight::Full { queries: 70 } },
     Case { kv_of: &[0], n_kv_heads: 1, size: [1, 65, 128], window: None, sight: Sight::Causal },
 ];
 
@@ -37,7 +37,7 @@ impl Case {
             n_kv_heads: self.n_kv_heads,
             window: self.window,
             first: None,
-            full: matches!(self.sight, Sight::Full),
+            sight: self.sight,
         }
     }
 
@@ -58,8 +58,7 @@ fn each(machine: &Gpu, f: impl Fn(&Case, Storage, [&Given; 3], &Reference<'_>)) 
             let (n, n_kv) = (case.kv_of.len(), case.n_kv_heads);
             let q = case.given(machine, "q", n, storage);
             let (k, v) = (case.given(machine, "k", n_kv, storage), case.given(machine, "v", n_kv, storage));
-            let reference =
-                Reference { heads: case.heads(), sight: case.sight, q: &q.values, k: &k.values, v: &v.values };
+            let reference = Reference { heads: case.heads(), q: &q.values, k: &k.values, v: &v.values };
             f(case, storage, [&q, &k, &v], &reference);
         }
     }
@@ -67,7 +66,7 @@ fn each(machine: &Gpu, f: impl Fn(&Case, Storage, [&Given; 3], &Reference<'_>)) 
 
 pub fn forward(machine: &Gpu) {
     each(machine, |case, storage, [q, k, v], reference| {
-        let got = attention(&q.array, &k.array, &v.array, case.heads(), case.sight).unwrap();
+        let got = attention(&q.array, &k.array, &v.array, case.heads()).unwrap();
         close(&format!("attention {}", case.name()), &got.out, &reference.forward(), storage);
     });
 }
@@ -76,8 +75,8 @@ pub fn backward(machine: &Gpu) {
     each(machine, |case, storage, [q, k, v], reference| {
         let dout = case.given(machine, "dout", case.kv_of.len(), storage);
         let inputs = [&q.array, &k.array, &v.array];
-        let attended = attention(inputs[0], inputs[1], inputs[2], case.heads(), case.sight).unwrap();
-        let got = attention_backward(inputs, case.heads(), case.sight, &attended, &dout.array).unwrap();
+        let attended = attention(inputs[0], inputs[1], inputs[2], case.heads()).unwrap();
+        let got = attention_backward(inputs, case.heads(), &attended, &dout.array).unwrap();
         let want = reference.backward(&dout.values);
         for ((name, got), want) in ["dq", "dk", "dv"].into_iter().zip(&got).zip(&want) {
             let what = format!("{name} {}", case.name());
@@ -104,11 +103,11 @@ pub fn arguments_are_checked(machine: &Gpu) {
         n_kv_heads: 1,
         window: None,
         first: None,
-        full: false,
+        sight: Sight::Causal,
     };
     let refusal = |q: &Array, heads: Heads<'_>| {
         let k = x(heads.d_head);
-        attention(q, &k, &k, heads, Sight::Causal).unwrap_err().to_string()
+        attention(q, &k, &k, heads).unwrap_err().to_string()
     };
     assert_eq!(refusal(&x(4), heads(&[0], 2)), "attention: q has shape [3, 4], wanted [3, 2]");
     assert_eq!(refusal(&x(4), heads(&[0, 1], 2)), "attention: kv_of has shape [1], wanted KV heads below 1");

@@ -2,10 +2,10 @@
 
 use super::{BOTH, Gpu, given};
 use taper_kernels::cuda::{
-    Activation, Array, CudaError, Norm, Sight, add, attention, attention_backward, column_square_sums, cross_entropy,
+    Activation, Array, CudaError, Norm, add, attention, attention_backward, column_square_sums, cross_entropy,
     from_units, gate, into_units, moments, norm_weight_gradient, rms_norm, row_abs_sums, unit_gradient,
 };
-use taper_kernels::{Heads, Moments};
+use taper_kernels::{Heads, Moments, Sight};
 
 pub fn nothing_in_gives_nothing_out_or_zeros(machine: &Gpu) {
     for storage in BOTH {
@@ -33,10 +33,10 @@ pub fn nothing_in_gives_nothing_out_or_zeros(machine: &Gpu) {
             n_kv_heads: 1,
             window: None,
             first: None,
-            full: false,
+            sight: Sight::Causal,
         };
-        let attended = attention(&none, &none, &none, heads, Sight::Causal).unwrap();
-        let gradients = attention_backward([&none; 3], heads, Sight::Causal, &attended, &none).unwrap();
+        let attended = attention(&none, &none, &none, heads).unwrap();
+        let gradients = attention_backward([&none; 3], heads, &attended, &none).unwrap();
         gradients.into_iter().for_each(is_empty);
         let (losses, gradient) = cross_entropy::<CudaError>(&none, &array("w", &[3, 4]), &[], &[], None).unwrap();
         is_empty(gradient);

@@ -2,8 +2,8 @@
 
 use super::{Gpu, close, given};
 use candle_core::{Device, Tensor};
-use taper_kernels::cuda::{self, Activation, Array, CudaError, Norm, Sight, Storage};
-use taper_kernels::{Gelu, Heads, Moments, Turn, cpu};
+use taper_kernels::cuda::{self, Activation, Array, CudaError, Norm, Storage};
+use taper_kernels::{Gelu, Heads, Moments, Sight, Turn, cpu};
 
 const EPS: f64 = 1e-6;
 
@@ -88,14 +88,14 @@ pub fn attentions_and_losses(machine: &Gpu) {
         n_kv_heads: 2,
         window: Some(20),
         first: None,
-        full: false,
+        sight: Sight::Causal,
     };
     let [(q, q_cpu), (dout, dout_cpu)] = ["q", "dout"].map(|name| pair(machine, name, &[70, 24]));
     let [(k, k_cpu), (v, v_cpu)] = ["k", "v"].map(|name| pair(machine, name, &[70, 16]));
-    let got = cuda::attention(&q, &k, &v, heads, Sight::Causal).unwrap();
+    let got = cuda::attention(&q, &k, &v, heads).unwrap();
     let want = cpu::attention(&q_cpu, &k_cpu, &v_cpu, heads).unwrap();
     same("attention", &got.out, &want.out);
-    let got = cuda::attention_backward([&q, &k, &v], heads, Sight::Causal, &got, &dout).unwrap();
+    let got = cuda::attention_backward([&q, &k, &v], heads, &got, &dout).unwrap();
     let want = cpu::attention_backward([&q_cpu, &k_cpu, &v_cpu], heads, &want, &dout_cpu).unwrap();
     got.iter().zip(&want).for_each(|(got, want)| same("attention_backward", got, want));
     let ((hidden, hidden_cpu), (head, head_cpu)) = (pair(machine, "h", &[4, 16]), pair(machine, "head", &[50, 16]));

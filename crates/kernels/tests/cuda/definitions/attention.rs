@@ -1,10 +1,8 @@
-use taper_kernels::Heads;
-use taper_kernels::cuda::Sight;
+use taper_kernels::{Heads, Sight};
 
 /// q, k, v and what they give.
 pub struct Reference<'a> {
     pub heads: Heads<'a>,
-    pub sight: Sight,
     pub q: &'a [f64],
     pub k: &'a [f64],
     pub v: &'a [f64],
@@ -12,8 +10,8 @@ pub struct Reference<'a> {
 
 impl Reference<'_> {
     fn sees(&self, query: usize, key: usize) -> bool {
-        match self.sight {
-            Sight::Full => true,
+        match self.heads.sight {
+            Sight::Full { .. } => true,
             Sight::Causal => key <= query && query - key < self.heads.window.unwrap_or(usize::MAX),
         }
     }
