@@ -194,6 +194,7 @@ fn methods_are_listed_with_their_sources() {
       parameters         number of weights: the control for candidates of different sizes [control]
       random             a random number, the same each time for one candidate: the control for the search [control]
       synaptic-saliency  sum of |weight * gradient| [arXiv:1810.02340]
+      weight-magnitude   sum of |weight| of all that is kept: the control that looks at no data [arXiv:1608.08710]
 
     strategy
       evolution          crossover and mutation of the best so far, started from importance [arXiv:2602.02891]

@@ -58,7 +58,7 @@ fn an_unknown_method_gets_a_suggestion() {
 
     ----- stderr -----
     error: tiny.yaml:12:10: not a valid recipe
-      cause: unknown proxy `gradient-trcae`, did you mean `gradient-trace`?; known: gradient-norm, gradient-trace, loss, parameters, random, synaptic-saliency
+      cause: unknown proxy `gradient-trcae`, did you mean `gradient-trace`?; known: gradient-norm, gradient-trace, loss, parameters, random, synaptic-saliency, weight-magnitude
                 |
              12 |   proxy: { gradient-trcae: { sketch_rank: 8 } }
                 |          ^

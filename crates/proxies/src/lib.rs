@@ -34,6 +34,8 @@ pub struct Needs {
     pub trace: Option<Projection>,
     /// Norm and saliency of the dense gradient: a backward pass, and every weight gradient formed.
     pub magnitudes: bool,
+    /// The sum of the weights' magnitudes: no pass.
+    pub weights: bool,
 }
 
 /// In which form gradients are compared.
@@ -65,6 +67,7 @@ pub const ALL: &[Entry<dyn Proxy>] = &[
     methods::parameters::ENTRY,
     methods::random::ENTRY,
     methods::synaptic_saliency::ENTRY,
+    methods::weight_magnitude::ENTRY,
 ];
 
 /// The proxy `name` with its parameters, `Null` for none.

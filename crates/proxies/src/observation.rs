@@ -29,6 +29,8 @@ pub struct Seen {
     pub gradient_square: Option<f64>,
     /// `Σ |w · ∂loss/∂w|`, if looked at.
     pub saliency: Option<f64>,
+    /// `Σ |w|` of its matrices, if looked at.
+    pub weights: Option<f64>,
 }
 
 impl Seen {
@@ -49,6 +51,7 @@ impl Seen {
             trace_with_removed: self.trace_with_removed.map(moments),
             gradient_square: self.gradient_square.map(|sum| sum * square),
             saliency: self.saliency.map(|sum| sum * factor),
+            weights: self.weights,
         }
     }
 }

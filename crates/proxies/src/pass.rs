@@ -2,6 +2,7 @@
 
 use taper_arch::SelectedBlock;
 use taper_base::Fingerprint;
+use taper_kernels::row_abs_sums;
 use taper_model::{Model, ModelError, parameter_count};
 
 use crate::base::Base;
@@ -56,14 +57,33 @@ impl<'b> Pass<'b> {
             }
         }
         let scored = base.parts.scored(part);
+        let weights = self.weights()?;
         let factor = base.parts.scored(base.parts.count() - 1) / scored; // gradients are those of the mean over all parts
-        let scaled = seen.into_iter().map(|halves| halves.map(|half| half.scaled(factor)));
+        let scaled = seen.into_iter().zip(weights).map(|(halves, weights)| {
+            let [attention, mlp] = halves.map(|half| half.scaled(factor));
+            [Seen { weights: weights[0], ..attention }, Seen { weights: weights[1], ..mlp }]
+        });
         Ok(Observation {
             id: self.id.clone(),
             parameters: parameter_count(self.model.spec()),
             loss: looks.then(|| self.sum / scored),
             blocks: self.with_ratios(scaled.collect()),
         })
+    }
+
+    /// `Σ |w|` of each sub-block, if that is wanted.
+    fn weights(&self) -> Result<Vec<[Option<f64>; 2]>, ModelError> {
+        let mut sums = vec![[self.base.needs.weights.then_some(0.0); 2]; self.kept.len()];
+        let there = |kept: &SelectedBlock| kept.attention.is_some() || kept.mlp.is_some(); // others have no number there
+        let numbers: Vec<usize> = (0..self.kept.len()).filter(|block| there(&self.kept[*block])).collect();
+        for (place, tensor) in self.model.tensors() {
+            let (Some(block), Some(half)) = (place.block, place.parameter.traced()) else { continue };
+            if let Some(sum) = &mut sums[numbers[block]][half as usize] {
+                let wrap = |cause| ModelError::Compute { place: place.name(self.model.spec()), cause: Box::new(cause) };
+                *sum += row_abs_sums(&tensor).map_err(wrap)?.into_iter().sum::<f64>();
+            }
+        }
+        Ok(sums)
     }
 
     fn with_ratios(&self, seen: Vec<[Seen; 2]>) -> Vec<[Option<Seen>; 2]> {

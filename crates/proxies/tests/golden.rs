@@ -2,12 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing test panics, and says what it measured")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use taper_arch::{KeptBlock, Selection};
+use taper_arch::{KeptBlock, SelectedBlock, Selection};
 use taper_base::Fingerprint;
-use taper_model::{Batch, Checkpoint, Model};
+use taper_model::{Batch, Checkpoint, Model, Parameter, Place};
 use taper_proxies::methods::gradient_trace::GradientTrace;
 use taper_proxies::{Base, Needs, Observation, Parts, Pass, Projection, Proxy, Settings};
 
@@ -32,10 +33,18 @@ fn reference(name: &str) -> Value {
 
 /// Calls `check` with each candidate's reference and what taper sees of it.
 fn each_candidate(check: impl Fn(&str, &Value, &Observation)) {
+    each(|about, wanted, _, seen| check(about, wanted, seen));
+}
+
+fn each_candidate_of(check: impl Fn(&Model, &[SelectedBlock], &Observation)) {
+    each(|_, _, (model, kept), seen| check(model, kept, seen));
+}
+
+fn each(check: impl Fn(&str, &Value, (&Model, &[SelectedBlock]), &Observation)) {
     for name in NAMES {
         let model = Model::load(&Checkpoint::open(&folder(name)).unwrap()).unwrap();
         let (ids, length) = tokens(name);
-        let needs = Needs { loss: true, trace: Some(Projection::Dense), magnitudes: true };
+        let needs = Needs { loss: true, trace: Some(Projection::Dense), magnitudes: true, weights: true };
         let base = Base::new(&model, Batch::new(&ids, length).unwrap(), Settings { needs, seed: 0, memory: u64::MAX })
             .unwrap();
         let reference = reference(name);
@@ -47,7 +56,7 @@ fn each_candidate(check: impl Fn(&str, &Value, &Observation)) {
             let kept: Vec<KeptBlock> = serde_json::from_value(wanted["candidate"].clone()).unwrap();
             let kept = Selection::from_candidate(model.spec(), &kept).unwrap();
             let about = format!("{name}: {}", wanted["about"].as_str().unwrap());
-            check(&about, wanted, &base.observe(&kept.blocks).unwrap());
+            check(&about, wanted, (&model, &kept.blocks), &base.observe(&kept.blocks).unwrap());
         }
     }
 }
@@ -117,12 +126,48 @@ fn norms_and_saliencies_are_those_of_pytorch() {
     });
 }
 
+/// Sums of the units kept, taken from the whole model's matrices.
+#[test]
+fn weight_magnitudes_are_those_of_the_units_kept() {
+    each_candidate_of(|model, kept, seen| {
+        let tensors: BTreeMap<Place, taper_kernels::Tensor> = model.tensors().into_iter().collect();
+        let sum = |block, parameter, units: &[usize], width: usize| {
+            let Some(tensor) = tensors.get(&Place::of(block, parameter)) else { return 0.0 };
+            let (values, d) = (tensor.to_vec().unwrap(), tensor.dims()[1]);
+            let rows = units.iter().flat_map(|unit| unit * width..(unit + 1) * width);
+            rows.flat_map(|row| &values[row * d..(row + 1) * d]).map(|w| f64::from(w.abs())).sum::<f64>()
+        };
+        let d_head = model.spec().d_head;
+        let mut total = 0.0;
+        for (block, (kept, seen)) in kept.iter().zip(&seen.blocks).enumerate() {
+            let attention = kept.attention.as_ref().map(|a| {
+                let of = |parameter, units: &[usize]| sum(block, parameter, units, d_head);
+                let queries = [Parameter::Q, Parameter::O].map(|parameter| of(parameter, &a.heads));
+                queries.into_iter().chain([Parameter::K, Parameter::V].map(|p| of(p, &a.groups))).sum::<f64>()
+            });
+            let matrices = [Parameter::Gate, Parameter::Up, Parameter::Down];
+            let mlp = kept.mlp.as_ref().map(|m| matrices.map(|p| sum(block, p, m, 1)).into_iter().sum::<f64>());
+            for (wanted, seen) in [attention, mlp].into_iter().zip(seen) {
+                let found = seen.map(|seen| seen.weights.unwrap());
+                assert_eq!(wanted.is_some(), found.is_some());
+                let (wanted, found) = (wanted.unwrap_or(0.0), found.unwrap_or(0.0));
+                assert!((wanted - found).abs() <= 1e-9 * wanted.max(1.0), "block {block}: {found}, wanted {wanted}");
+                total += wanted;
+            }
+        }
+        let score = taper_proxies::build("weight-magnitude", &Value::Null).unwrap().score(seen).unwrap();
+        assert!((score - total).abs() <= 1e-9 * total);
+    });
+}
+
 /// Every number of an observation that a proxy may use.
 fn numbers(seen: &Observation) -> Vec<f64> {
     let half = |seen: &taper_proxies::Seen| {
         let both = [seen.trace.unwrap(), seen.trace_with_removed.unwrap()];
         let moments = both.into_iter().flat_map(|m| [m.n, m.x, m.xx, m.y, m.yy, m.xy]);
-        moments.chain([seen.kept, seen.gradient_square.unwrap(), seen.saliency.unwrap()]).collect::<Vec<_>>()
+        moments
+            .chain([seen.kept, seen.gradient_square.unwrap(), seen.saliency.unwrap(), seen.weights.unwrap()])
+            .collect::<Vec<_>>()
     };
     seen.kept().flat_map(half).chain([seen.loss.unwrap(), seen.parameters as f64]).collect()
 }
@@ -137,7 +182,7 @@ fn a_part_is_seen_as_if_there_were_no_more_tokens() {
         let ends = [1, all - 1, all];
         for trace in [Projection::Dense, Projection::Rank(8)] {
             let settings = Settings {
-                needs: Needs { loss: true, trace: Some(trace), magnitudes: true },
+                needs: Needs { loss: true, trace: Some(trace), magnitudes: true, weights: true },
                 seed: 0,
                 memory: u64::MAX,
             };

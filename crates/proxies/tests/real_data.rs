@@ -23,7 +23,7 @@ fn traces_are_those_of_pytorch(data: &Path) {
         let ids: Vec<u32> = ids.iter().map(|id| id.as_u64().unwrap() as u32).collect();
         let ids = &ids[..count("sequences") * count("length")];
         let model = Model::load(&Checkpoint::open(&folder).unwrap()).unwrap();
-        let needs = Needs { loss: true, trace: Some(Projection::Dense), magnitudes: true };
+        let needs = Needs { loss: true, trace: Some(Projection::Dense), magnitudes: true, weights: true };
         let base =
             Base::new(&model, Batch::new(ids, count("length")).unwrap(), Settings { needs, seed: 0, memory: u64::MAX })
                 .unwrap();

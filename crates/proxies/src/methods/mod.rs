@@ -6,6 +6,7 @@ pub mod loss;
 pub mod parameters;
 pub mod random;
 pub mod synaptic_saliency;
+pub mod weight_magnitude;
 
 use serde::Deserialize;
 
