@@ -28,7 +28,7 @@ name: {name}
 model: {data}/models/vit-cifar10-192d
 data: {{images: {{path: {data}/images/cifar10_calib/images.safetensors}}, sequences: 100, shares: {{calibration: 0.8, validation: 0.2, test: 0}}}}
 budget: {{params: {budget}, counted: non-embedding}}
-space: {{channels_multiple: 16}}
+space: {{channels_multiple: 4}}
 search: {{{search}}}
 heal:
   objectives: [{{logit-kl: {{temperature: 2}}}}]

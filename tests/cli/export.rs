@@ -190,7 +190,7 @@ fn a_recipe_demands_engines_and_gets_their_files() {
 fn wrong_targets_of_a_recipe_are_told_with_their_line() {
     let place = Place::new();
     for (targets, wanted) in [
-        ("onnx", "unknown target `onnx`; known: transformers, vllm, gguf:bf16"),
+        ("trt", "unknown target `trt`; known: onnx, transformers, vllm, gguf:bf16"),
         ("'gguf:q4_k'", "unknown type `q4_k`"),
         ("", "no targets; leave `export` out, or name an engine"),
         ("vllm, 'llama.cpp', gguf", "`gguf:f16` is there twice"),
@@ -218,13 +218,13 @@ fn wrong_targets_and_models_are_told() {
 
     For more information, try '--help'.
     ");
-    assert_cmd_snapshot!(place.taper(&["export", "model", "--to", "onnx"]), @"
+    assert_cmd_snapshot!(place.taper(&["export", "model", "--to", "trt"]), @"
     success: false
     exit_code: 2
     ----- stdout -----
 
     ----- stderr -----
-    error: invalid value 'onnx' for '--to <TARGETS>': unknown target `onnx`; known: transformers, vllm, gguf:bf16, gguf:f16, gguf:f32, gguf:q4_0, gguf:q4_k_m, gguf:q4_k_s, gguf:q5_k_m, gguf:q5_k_s, gguf:q6_k, gguf:q8_0
+    error: invalid value 'trt' for '--to <TARGETS>': unknown target `trt`; known: onnx, transformers, vllm, gguf:bf16, gguf:f16, gguf:f32, gguf:q4_0, gguf:q4_k_m, gguf:q4_k_s, gguf:q5_k_m, gguf:q5_k_s, gguf:q6_k, gguf:q8_0
 
     For more information, try '--help'.
     ");

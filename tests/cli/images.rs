@@ -18,7 +18,7 @@ search:
   proxy: { gradient-trace: { sketch_rank: 8 } }
 heal: { steps: 6, sequences: 4, validation: { every: 3, sequences: 8 }, augment: { shift: 2, mirror: true } }
 eval: { images: ./test.safetensors, random: 1 }
-export: { targets: [transformers] }
+export: { targets: [transformers, onnx] }
 ";
 
 /// `images` `[n, 16, 16, 3]` of noise and their labels below 5.
@@ -88,6 +88,11 @@ fn a_recipe_takes_a_classifier_through_every_stage() {
         }
         let blocks = |folder: &str| json_of(&place, &["inspect", folder])["blocks"].clone();
         assert_eq!(blocks("runs/vit/export/vit-transformers"), blocks("runs/vit/heal"), "{model}");
+        assert!(place.path("runs/vit/export/vit-onnx/model.onnx").is_file());
+        let again = json_of(&place, &["export", "runs/vit", "--to", "onnx", "--out", "again"]);
+        assert_eq!(again["exported"][0]["architecture"], "a graph of opset 17");
+        let graph = |folder: &str| fs::read(place.path(folder).join("vit-onnx/model.onnx")).unwrap();
+        assert_eq!(graph("again"), graph("runs/vit/export"), "{model}");
         let again = json_of(&place, &["run", "vit.yaml"]);
         assert_eq!(again["worked"], json!([]), "{model}");
     }

@@ -159,7 +159,7 @@ pub(crate) struct RecipeArgs {
 pub(crate) struct ExportArgs {
     /// A run's folder (its healed or pruned checkpoint), a checkpoint's folder, Hub id or id@revision.
     pub(crate) model: String,
-    /// Layouts: transformers, vllm, gguf:f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q4_0; `gguf` is gguf:f16.
+    /// Layouts: transformers, vllm, onnx (classifiers of images), gguf:f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q4_0; `gguf` is gguf:f16.
     #[arg(long, value_delimiter = ',', required = true, value_name = "TARGETS")]
     pub(crate) to: Vec<taper_pipeline::Target>,
     /// Fill blocks that differ up with zeros until they are alike, for tools that know no other models. Costs what pruning saved.

@@ -2,6 +2,7 @@
 
 mod error;
 pub mod gguf;
+pub mod onnx;
 pub mod pad;
 mod target;
 pub mod transformers;

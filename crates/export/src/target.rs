@@ -11,7 +11,7 @@ use serde_json::Value;
 use taper_arch::{ModelSpec, SearchSpace};
 
 use crate::gguf::{self, Mix};
-use crate::{ExportError, transformers, vllm};
+use crate::{ExportError, onnx, transformers, vllm};
 
 /// An engine's layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ use crate::{ExportError, transformers, vllm};
 pub enum Target {
     /// A file for llama.cpp, of a type.
     Gguf(Mix),
+    /// A folder with a graph, for ONNX runtimes.
+    Onnx,
     /// A folder for transformers.
     Transformers,
     /// A folder for vLLM and SGLang.
@@ -48,6 +50,7 @@ impl Target {
     pub fn name(self) -> String {
         match self {
             Self::Gguf(mix) => format!("gguf:{}", mix.name()),
+            Self::Onnx => "onnx".to_owned(),
             Self::Transformers => "transformers".to_owned(),
             Self::Vllm => "vllm".to_owned(),
         }
@@ -69,6 +72,7 @@ impl Target {
         const OWN: &str = "the family's own class";
         Ok(match self {
             Self::Gguf(_) => gguf::Arch::of(spec).map_err(self.refusal())?.name(),
+            Self::Onnx => onnx::check(spec).map(|()| "a graph of opset 17").map_err(self.refusal())?,
             Self::Transformers if transformers::layout(spec, config).remote_code => {
                 "modeling_taper.py: trust_remote_code"
             }
@@ -91,13 +95,14 @@ impl Target {
                 vllm::Layout::Deci(config) => Ok(Some(config)),
                 vllm::Layout::Native | vllm::Layout::Backend => Ok(None),
             },
-            Self::Gguf(_) | Self::Transformers => Ok(None),
+            Self::Gguf(_) | Self::Onnx | Self::Transformers => Ok(None),
         }
     }
 
     fn refusal(self) -> impl FnOnce(String) -> ExportError {
         let target = match self {
             Self::Gguf(_) => "llama.cpp",
+            Self::Onnx => "ONNX",
             Self::Transformers => "transformers",
             Self::Vllm => "vLLM",
         };
@@ -112,6 +117,7 @@ impl Target {
         let before = *space;
         let mut set = Setting { target: self, space, before, done: Vec::new() };
         match self {
+            Self::Onnx => onnx::check(spec).map_err(self.refusal())?,
             Self::Transformers => {}
             Self::Gguf(_) => {
                 gguf::Arch::of(spec).map_err(self.refusal())?;
@@ -233,11 +239,12 @@ impl FromStr for Target {
         match text.split_once(':') {
             Some(("gguf" | "llama.cpp", mix)) => mix.parse().map(Self::Gguf),
             None if matches!(text, "gguf" | "llama.cpp") => "f16".parse().map(Self::Gguf),
+            None if text == "onnx" => Ok(Self::Onnx),
             None if text == "transformers" => Ok(Self::Transformers),
             None if text == "vllm" => Ok(Self::Vllm),
             _ => {
                 let types: Vec<&str> = Mix::names().collect();
-                Err(format!("unknown target `{text}`; known: transformers, vllm, gguf:{}", types.join(", gguf:")))
+                Err(format!("unknown target `{text}`; known: onnx, transformers, vllm, gguf:{}", types.join(", gguf:")))
             }
         }
     }

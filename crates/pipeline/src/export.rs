@@ -7,7 +7,7 @@ use serde_json::Value;
 use taper_arch::ModelSpec;
 use taper_base::Bytes;
 use taper_base::files::PendingDir;
-use taper_export::{Target, gguf, pad, transformers, vllm};
+use taper_export::{Target, gguf, onnx, pad, transformers, vllm};
 use taper_hub::ModelSource;
 use taper_model::Checkpoint;
 
@@ -107,6 +107,11 @@ impl Form {
             let path = self.path(*target, out);
             match target {
                 Target::Gguf(mix) => gguf::write(checkpoint, *mix, &path, console).map(drop)?,
+                Target::Onnx => {
+                    let pending = PendingDir::new(&path).map_err(io(&path))?;
+                    onnx::write(checkpoint, pending.path())?;
+                    pending.commit().map_err(io(&path))?;
+                }
                 Target::Transformers => folder(checkpoint, None, &path)?,
                 Target::Vllm => folder(checkpoint, target.deci(&self.spec, checkpoint.config())?, &path)?,
             }
@@ -120,7 +125,7 @@ impl Form {
         let name = &self.name;
         out.join(match target {
             Target::Gguf(mix) => format!("{name}-{}.gguf", mix.name()),
-            Target::Transformers | Target::Vllm => format!("{name}-{}", target.name()),
+            Target::Onnx | Target::Transformers | Target::Vllm => format!("{name}-{}", target.name()),
         })
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use taper_arch::ImageSpec;
 use taper_base::rng::{RngExt, normal, stream};
-use taper_export::{Target, vllm};
+use taper_export::{Target, onnx, vllm};
 use taper_model::{Batch, Checkpoint, Decoder, Model, greedy};
 
 use crate::error::io;
@@ -42,7 +42,7 @@ pub struct VerifyRequest {
 /// One engine on one layout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Loaded {
-    /// `transformers`, `llama.cpp` or `vllm`.
+    /// `transformers`, `llama.cpp`, `onnxruntime` or `vllm`.
     pub engine: String,
     /// The layout's file or folder.
     pub path: PathBuf,
@@ -176,6 +176,8 @@ fn engine(path: &Path) -> Option<&'static str> {
         Some("llama.cpp")
     } else if !path.join("config.json").is_file() {
         None
+    } else if path.join(onnx::FILE).is_file() {
+        Some("onnxruntime")
     } else if name.ends_with("-vllm") {
         Some("vllm")
     } else {
@@ -221,10 +223,8 @@ impl Own {
             let cause = taper_kernels::KernelError::Tensor { op: "logits", cause };
             taper_model::ModelError::Compute { place: "head".to_owned(), cause: Box::new(cause) }
         })?;
-        let best =
-            |row: &Vec<f32>| (1..row.len()).fold(0, |best, at| if row[at] > row[best] { at } else { best }) as u32;
         Ok(Self {
-            text: rows.iter().map(best).collect(),
+            text: rows.iter().map(|row| taper_eval::likeliest(row)).collect(),
             logits: rows.concat(),
             images: Some((pixels, vec![IMAGES, image.channels, image.size[0], image.size[1]])),
             ids: vec![Vec::new(); IMAGES],
@@ -255,6 +255,7 @@ impl Own {
         if let Some(cause) = answer.absent {
             let help = match engine {
                 "transformers" => "pip install torch transformers",
+                "onnxruntime" => "pip install onnxruntime",
                 "vllm" => "pip install vllm, on a machine with a GPU",
                 _ => "pip install llama-cpp-python",
             };
@@ -293,7 +294,7 @@ impl Own {
 /// How far logits may be apart: f32 sums in another order; files of 16 bits round weights of 32.
 fn limit(engine: &str, name: &str) -> Option<f64> {
     match engine {
-        "transformers" => Some(1e-4),
+        "transformers" | "onnxruntime" => Some(1e-4),
         "vllm" => Some(5e-3),
         _ if name.ends_with("-f32.gguf") => Some(5e-3),
         _ => None,

@@ -107,5 +107,7 @@ fn a_model_that_the_engine_cannot_hold_at_all_is_refused() {
     let target: Target = "gguf:f16".parse().unwrap();
     let refusal = target.narrow(&mut SearchSpace::default(), &windowed).unwrap_err().to_string();
     assert!(refusal.starts_with("llama.cpp cannot hold this model: block 1 sees a window"), "{refusal}");
-    assert!("onnx".parse::<Target>().unwrap_err().contains("known: transformers, vllm, gguf:bf16"));
+    assert!("trt".parse::<Target>().unwrap_err().contains("known: onnx, transformers, vllm, gguf:bf16"));
+    let refusal = Target::Onnx.narrow(&mut SearchSpace::default(), &spec(Family::Llama, 2, true)).unwrap_err();
+    assert!(refusal.to_string().starts_with("ONNX cannot hold this model: only classifiers of images"), "{refusal}");
 }

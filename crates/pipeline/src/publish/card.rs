@@ -61,7 +61,8 @@ impl Card<'_> {
             key("base_model", json!(parent));
         }
         key("library_name", json!("transformers"));
-        key("pipeline_tag", json!("text-generation"));
+        let task = if self.spec.image.is_some() { "image-classification" } else { "text-generation" };
+        key("pipeline_tag", json!(task));
         let mut tags = vec!["taper", "pruned"];
         tags.extend(self.healed.then_some("distilled"));
         tags.extend((!self.ggufs.is_empty()).then_some("gguf"));
@@ -108,7 +109,9 @@ impl Card<'_> {
 
     fn scores(&self) -> String {
         let Some(eval) = self.eval else { return String::new() };
-        let plus = |error: Option<f64>, digits: usize| error.map(|e| format!(" ± {e:.digits$}")).unwrap_or_default();
+        if self.spec.image.is_some() {
+            return classified(eval);
+        }
         let mut text = format!("\n## Scores\n\nLoss in nats a token on {}.\n\n", file_name(&eval.text));
         text.push_str("| model | parameters | loss | perplexity |\n| --- | --- | --- | --- |\n");
         for row in &eval.rows {
@@ -163,6 +166,17 @@ impl Card<'_> {
         let loader = |target: Target| target.loader(self.spec, self.config);
         let remote = loader(Target::Transformers).is_ok_and(|loader| loader.contains("trust_remote_code"));
         let trust = if remote { ", trust_remote_code=True" } else { "" };
+        if self.spec.image.is_some() {
+            let own = self.config["architectures"][0].as_str().filter(|_| !remote);
+            let class = own.unwrap_or("AutoModelForImageClassification");
+            return format!(
+                "\n## Loading\n\n```python\nfrom transformers import AutoImageProcessor, {class}\n\n\
+                 model = {class}.from_pretrained(\"{0}\"{trust})\n\
+                 processor = AutoImageProcessor.from_pretrained(\"{0}\")\n```\n\n\
+                 For ONNX runtimes `taper export --to onnx` writes a graph.\n",
+                self.repo
+            );
+        }
         let mut text = format!(
             "\n## Loading\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
              model = AutoModelForCausalLM.from_pretrained(\"{0}\"{trust})\n\
@@ -214,6 +228,24 @@ impl Card<'_> {
              their fingerprints.\n\n<details><summary>Recipe</summary>\n\n```json\n{recipe}\n```\n\n</details>\n"
         )
     }
+}
+
+fn plus(error: Option<f64>, digits: usize) -> String {
+    error.map(|e| format!(" ± {e:.digits$}")).unwrap_or_default()
+}
+
+/// Scores of classifiers of images.
+fn classified(eval: &Evaluation) -> String {
+    let mut text = format!("\n## Scores\n\nOn {}; loss in nats an image.\n\n", file_name(&eval.text));
+    text.push_str("| model | parameters | top-1 | top-5 | loss |\n| --- | --- | --- | --- | --- |\n");
+    for row in &eval.rows {
+        let Some(found) = &row.classified else { continue };
+        let first = format!("{:.2}%{}", 100.0 * found.top1, plus(found.top1_error.map(|e| 100.0 * e), 2));
+        let (name, count, fifth) = (&row.name, row.costs.parameters, 100.0 * found.top5);
+        let loss = format!("{:.4}{}", found.loss, plus(found.loss_error, 4));
+        let _ = writeln!(text, "| {name} | {count} | {first} | {fifth:.2}% | {loss} |");
+    }
+    text
 }
 
 /// What a text is called without the folders it lies in: `test split of /a/b.txt` is the test split of `b.txt`.

@@ -234,7 +234,7 @@ impl EvalPart {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportPart {
-    /// `transformers`, `vllm`, `llama.cpp` or, with a type, `gguf:q4_k_m`.
+    /// `transformers`, `vllm`, `onnx` for classifiers of images, `llama.cpp` or, with a type, `gguf:q4_k_m`.
     #[schemars(with = "Vec<String>")]
     pub targets: Vec<Target>,
     /// Fills blocks that differ up with zeros until they are alike: no rule narrows the space then, and what pruning saved of

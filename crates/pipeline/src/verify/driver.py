@@ -46,6 +46,18 @@ def transformers(request):
     return f"transformers {transformers.__version__}", logits, ids
 
 
+def onnx(request):
+    import os
+
+    import numpy
+    import onnxruntime
+
+    pixels = numpy.fromfile(request["pixels"], dtype="<f4").reshape(request["shape"])
+    model = onnxruntime.InferenceSession(os.path.join(request["path"], "model.onnx"), providers=["CPUExecutionProvider"])
+    logits = model.run(["logits"], {"pixel_values": pixels})[0]
+    return f"onnxruntime {onnxruntime.__version__}", [logits], logits.argmax(-1).tolist()
+
+
 def llama_cpp(request):
     import llama_cpp
     import numpy
@@ -97,8 +109,8 @@ def vllm(request):
 def main():
     request = json.load(sys.stdin)
     try:
-        engine = {"transformers": transformers, "llama.cpp": llama_cpp, "vllm": vllm}[request["engine"]]
-        version, logits, text = engine(request)
+        engines = {"transformers": transformers, "llama.cpp": llama_cpp, "onnxruntime": onnx, "vllm": vllm}
+        version, logits, text = engines[request["engine"]](request)
     except ImportError as cause:
         return {"absent": str(cause)}
     except Exception as cause:
