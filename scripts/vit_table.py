@@ -18,7 +18,7 @@ import sys
 METHODS = {
     "gradient-trace": "strategy: {evolution: {generations: %(generations)d}}, proxy: {gradient-trace: {sketch_rank: 64}}",
     "uniform": "strategy: uniform, proxy: loss",
-    "random": "strategy: {random: {generations: 1, population: 1}}, proxy: random",
+    "random": "strategy: {random: {trials: 1}}, proxy: random",
     "magnitude": "strategy: {evolution: {generations: %(generations)d}}, proxy: weight-magnitude",
 }
 

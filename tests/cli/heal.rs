@@ -204,7 +204,7 @@ fn wrong_settings_are_told_with_their_place() {
     ----- stdout -----
 
     ----- stderr -----
-    error: no text to train on: wanted --data PATH, or `texts` in the settings
+    error: nothing to train on: wanted --data PATH, --images PATH, or `texts` in the settings
     ");
     assert_cmd_snapshot!(with(&["--data", "text.txt", "--settings", "settings.yaml"]), @"
     success: false

@@ -99,6 +99,36 @@ fn a_recipe_takes_a_classifier_through_every_stage() {
 }
 
 #[test]
+fn a_classifier_is_healed_without_a_recipe_and_its_card_is_that_of_a_classifier() {
+    let place = place("deit-distilled");
+    place.done(&["prune", "vit.yaml"]);
+    let with = |more: &[&str]| {
+        let args =
+            ["heal", "runs/vit/materialise", "--teacher", "vit", "--images", "train.safetensors", "--steps", "4"];
+        json_of(
+            &place,
+            &[&args[..], &["--sequences", "4", "--set", "validation={every: 2, sequences: 6}"], more].concat(),
+        )
+    };
+    let healed = with(&["--out", "one"]);
+    assert_eq!((healed["summary"]["steps"].as_u64(), healed["summary"]["teacher"].is_number()), (Some(4), true));
+    let weights = |folder: &str| fs::read(place.path(folder).join("heal/model.safetensors")).unwrap();
+    let first = weights("one");
+    with(&["--out", "one"]);
+    with(&["--out", "two", "--threads", "1"]);
+    assert!(first == weights("one") && first == weights("two"), "again, and on one thread");
+    let looked = with(&["--out", "three", "--validation", "test.safetensors"]);
+    assert_ne!(looked["summary"]["before"], healed["summary"]["before"], "other images are looked at");
+    assert!(place.done(&["eval", "one/heal", "--images", "test.safetensors"]).status.success());
+
+    let card = text(&place.done(&["publish", "one/heal", "--repo", "me/vit", "--dry-run"]).stdout);
+    for wanted in ["pipeline_tag: \"image-classification\"", "AutoImageProcessor", "`taper export --to onnx`"] {
+        assert!(card.contains(wanted), "{wanted}: {card}");
+    }
+    assert!(!card.contains("CausalLM") && !card.contains("perplexity"), "{card}");
+}
+
+#[test]
 fn no_byte_of_a_classifier_depends_on_the_number_of_threads() {
     let place = place("dinov2");
     let size = json!({"image_processor_type": "BitImageProcessor", "do_resize": true, "size": {"shortest_edge": 20},
@@ -148,12 +178,19 @@ fn what_does_not_fit_is_refused_before_it_costs_anything() {
         (recipe("{ images: ./train", "{ text: a.txt, images: ./train"), "`text` and `images`; wanted one of them"),
         (recipe("images: ./train.safetensors", "text: ./text.txt"), "images, but `data` is of text"),
         (recipe("model: ./vit", "model: ./vit\ndevice: cuda"), "classifiers of images are computed on the CPU"),
-        (recipe("model: ./vit", "model: ./model"), "the model reads text, and the recipe has `data.images`"),
+        (recipe("model: ./vit", "model: ./model"), "the model reads text, and is given `data.images`"),
         (recipe("sequences: 8,", "sequences: 70,"), "are in the calibration split, wanted 70"),
         (recipe("augment: { shift", "length: 9, augment: { shift"), "a length of text, but `data` is of images"),
         (recipe("./train.safetensors", "./none.safetensors"), "none.safetensors"),
         (refusal(&["eval", "vit", "--text", "text.txt"]), "tokenizer"),
         (refusal(&["eval", "model", "--images", "test.safetensors"]), "the model reads text"),
+        (refusal(&["heal", "vit", "--data", "text.txt"]), "the model reads images, and is given `--data`"),
+        (refusal(&["heal", "model", "--images", "train.safetensors"]), "the model reads text, and is given `--images`"),
+        (
+            refusal(&["heal", "vit", "--images", "train.safetensors", "--length", "9"]),
+            "a length of text, but the model reads images",
+        ),
+        (refusal(&["export", "model", "--to", "onnx"]), "only classifiers of images become graphs"),
         (refusal(&["export", "vit", "--to", "gguf"]), "it holds no classifiers of images"),
         (refusal(&["export", "vit", "--to", "vllm"]), "it runs no classifiers of images"),
     ] {

@@ -13,7 +13,7 @@ use taper_heal::{Material, Plan};
 use taper_hub::LocalModel;
 use taper_model::{Batch, Model};
 
-use crate::context::{Context, documents, fetched};
+use crate::context::{documents, fetched};
 use crate::recipe::HealPart;
 use crate::stages::read_json;
 use crate::{Console, PipelineError, Recipe};
@@ -161,29 +161,35 @@ impl ImageData {
         Ok(Samples::Images { pixels, labels, image: self.image })
     }
 
-    /// What a pruned model is trained on: the calibration split, and a part of the validation split to look at.
+    /// What a pruned model is trained on: the calibration split, and a part of the validation split, or of a set of its own, to look
+    /// at.
     pub(crate) fn material<'m>(
         &'m self,
-        context: &'m Context<'_>,
+        (shares, looked): (&Shares, Option<&Self>),
         (part, plan): (&HealPart, &Plan),
     ) -> Result<Material<'m>, PipelineError> {
-        let shares = &context.recipe.data.shares;
-        let of_split = |split| -> Result<(Vec<usize>, Vec<u32>), PipelineError> {
-            let places = self.images.of_split(shares, split)?;
-            let labelled = self.labelled(places.clone());
+        let with_labels = |data: &Self, places: Vec<usize>| {
+            let labelled = data.labelled(places.clone());
             if labelled.0.is_empty() && !plan.aims.iter().any(|aim| aim.name == "cross-entropy") {
                 let labels = vec![0; places.len()]; // nothing looks at them but the losses told
-                return Ok((places, labels));
+                return (places, labels);
             }
-            Ok(labelled)
+            labelled
         };
-        let (mut places, mut labels) = of_split(Split::Validation)?;
+        let (train, from, looked) = match looked {
+            Some(data) => ((0..self.images.len()).collect(), data, (0..data.images.len()).collect()),
+            None => {
+                let of_split = |split| self.images.of_split(shares, split);
+                (of_split(Split::Calibration)?, self, of_split(Split::Validation)?)
+            }
+        };
+        let (mut places, mut labels) = with_labels(from, looked);
         let mut order: Vec<usize> = (0..places.len()).collect();
         order.shuffle(&mut rng::stream(plan.seed, "validation", 0, 0));
         order.truncate(part.validation.sequences);
         (places, labels) = order.into_iter().map(|at| (places[at], labels[at])).unzip();
-        let pixels = self.images.batch(&places, &self.processor)?;
-        let train = of_split(Split::Calibration)?;
+        let pixels = from.images.batch(&places, &from.processor)?;
+        let train = with_labels(self, train);
         let feed = ImageFeed::new((&self.images, &self.processor), train, part.augment, plan.seed)?;
         Ok(Material::Images { feed, validation: (pixels, labels), image: self.image })
     }

@@ -109,12 +109,12 @@ pub enum PipelineError {
         /// The model's context.
         most: usize,
     },
-    /// A recipe with text for a model of images, or the other way round.
-    #[error("the model reads {reads}, and the recipe has `{given}`")]
+    /// Text for a model of images, or the other way round.
+    #[error("the model reads {reads}, and is given `{given}`")]
     OtherData {
         /// What the model reads.
         reads: &'static str,
-        /// What the recipe has.
+        /// What it is given.
         given: &'static str,
     },
     /// A loss that cannot be worked with.

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::json;
 use taper_arch::Selection;
+use taper_data::images::ImageSource;
 use taper_data::{Documents, Pack, Split, TextSource, TextTokenizer};
-use taper_heal::{HealError, Material};
+use taper_heal::{HealError, Material, Plan};
 use taper_hub::{LocalModel, ModelSource};
 use taper_model::{Checkpoint, Model, parameter_count};
 
 use crate::context::documents;
+use crate::data::ImageData;
 use crate::error::io;
 use crate::recipe::{HealPart, HealText};
 use crate::run_dir::RunDir;
@@ -35,6 +37,15 @@ pub enum Start {
     Fresh,
 }
 
+/// What to train on, and what to look at on the way; none of that: 5% of the documents or images.
+#[derive(Debug, Clone)]
+pub enum HealData {
+    /// Texts, besides those of the settings, of weight 1 each.
+    Texts(Vec<TextSource>, Option<TextSource>),
+    /// Images.
+    Images(ImageSource, Option<ImageSource>),
+}
+
 /// A checkpoint to train, and how.
 #[derive(Debug, Clone)]
 pub struct HealRequest {
@@ -42,10 +53,8 @@ pub struct HealRequest {
     pub student: ModelSource,
     /// The model it was cut from.
     pub teacher: Option<ModelSource>,
-    /// Texts to train on, besides those of the settings, of weight 1 each.
-    pub data: Vec<TextSource>,
-    /// Text to look at on the way; none: 5% of the documents.
-    pub validation: Option<TextSource>,
+    /// On what.
+    pub data: HealData,
     /// Folder of the result and of progress.
     pub out: PathBuf,
     /// How.
@@ -97,12 +106,17 @@ fn heal_here(request: &HealRequest, console: &dyn Console) -> Result<HealOutcome
     let student = Opened::new(&request.student, console)?;
     let teacher = request.teacher.as_ref().map(|source| Opened::new(source, console)).transpose()?;
     let spec = student.checkpoint.spec();
-    if spec.image.is_some() {
-        let reason = "texts, and the model reads images: a recipe with `data.images` and `heal` trains it".to_owned();
-        return Err(HealError::Setting { key: "data", reason }.into());
-    }
     let (part, seed) = (&request.settings, request.seed);
-    let plan = part.plan(seed, LENGTH.min(spec.max_tokens), teacher.is_some())?;
+    if let (HealData::Texts(..), Some(_)) = (&request.data, spec.image) {
+        return Err(PipelineError::OtherData { reads: "images", given: "--data" });
+    }
+    if let Some((key, what)) = part.misplaced(spec.image.is_some()) {
+        let reads = if spec.image.is_some() { "images" } else { "text" };
+        let reason = format!("{what}, but the model reads {reads}");
+        return Err(HealError::Setting { key, reason }.into());
+    }
+    let length = spec.image.map_or(LENGTH.min(spec.max_tokens), |image| image.tokens());
+    let plan = part.plan(seed, length, teacher.is_some())?;
     let origin = blocks(request, &student, teacher.as_ref())?;
     plan.check_models(spec, teacher.as_ref().map(|teacher| teacher.checkpoint.spec()), &origin)?;
     let mut key = StageKey::new(Stage::Heal.name())
@@ -112,42 +126,100 @@ fn heal_here(request: &HealRequest, console: &dyn Console) -> Result<HealOutcome
         key = key.with("teacher", &fingerprint(&teacher.checkpoint)?);
     }
     console.finished(Stage::Load, &format!("{} parameters", taper_base::Parameters(parameter_count(spec))), false);
-    let given = request.data.iter().map(|text| HealText { text: text.clone(), weight: 1.0 });
-    let told: Vec<HealText> = part.texts.iter().cloned().chain(given).collect();
-    let own: Vec<Documents> = told.iter().map(|text| documents(&text.text, console)).collect::<Result<_, _>>()?;
-    let validation = validation(request, &own, console)?;
-    for (index, text) in own.iter().chain([&validation]).enumerate() {
-        key = key.with(&format!("text {index}"), &text.fingerprint());
+    let work = Work { request, console, plan: &plan, student: &student, teacher: teacher.as_ref(), origin };
+    match &request.data {
+        HealData::Texts(data, validation) => work.texts(key, data, validation.as_ref()),
+        HealData::Images(data, validation) => work.images(key, (data, validation.as_ref())),
     }
-    let kept: HashSet<&str> = validation.all().iter().map(String::as_str).collect();
-    let run = open(request, &key)?;
-    let pack = Pack {
-        shares: taper_data::Shares::new(0.0, 1.0, 0.0)?,
-        ..Pack::new(Split::Validation, part.validation.sequences, plan.length, seed)
-    };
-    let tokenizer = TextTokenizer::load(&student.local.dir)?;
-    let (tokens, vocab) = (tokenizer.vocabulary(), spec.vocab);
-    if tokens > vocab {
-        return Err(PipelineError::Vocabulary { dir: student.local.dir.clone(), tokens, vocab });
+}
+
+/// A training that is about to begin.
+struct Work<'a> {
+    request: &'a HealRequest,
+    console: &'a dyn Console,
+    plan: &'a Plan,
+    student: &'a Opened,
+    teacher: Option<&'a Opened>,
+    origin: Vec<usize>,
+}
+
+impl Work<'_> {
+    /// Trains on `material`, unless that is done.
+    fn run<'m>(
+        &'m self,
+        (key, run): (&StageKey, &'m RunDir),
+        material: &'m dyn Fn() -> Result<Material<'m>, PipelineError>,
+    ) -> Result<HealOutcome, PipelineError> {
+        let healing = Healing {
+            run,
+            console: self.console,
+            plan: self.plan,
+            student: &self.student.local.dir,
+            origin: self.origin.clone(),
+            material,
+            shard_bytes: crate::recipe::MaterialisePart::default().shard_size.0,
+            settings: json!(self.request.settings.identity()),
+        };
+        let load = || self.teacher.map(|teacher| Model::load(&teacher.checkpoint)).transpose();
+        let HealedCheckpoint { folder, report, .. } = healing.stage(key, || Ok(load()?))?;
+        Ok(HealOutcome { checkpoint: folder, report })
     }
-    let texts: Vec<_> = own.iter().zip(&told).map(|(text, told)| others(text, told.weight, &kept)).collect();
-    let material = || {
-        let validation = validation_tokens(&validation, &tokenizer, &pack)?;
-        Ok(Material::Text { tokenizer: &tokenizer, texts: texts.clone(), validation })
-    };
-    let healing = Healing {
-        run: &run,
-        console,
-        plan: &plan,
-        student: &student.local.dir,
-        origin,
-        material: &material,
-        shard_bytes: crate::recipe::MaterialisePart::default().shard_size.0,
-        settings: json!(part.identity()),
-    };
-    let load = || teacher.as_ref().map(|teacher| Model::load(&teacher.checkpoint)).transpose();
-    let HealedCheckpoint { folder, report, .. } = healing.stage(&key, || Ok(load()?))?;
-    Ok(HealOutcome { checkpoint: folder, report })
+
+    fn images(
+        &self,
+        mut key: StageKey,
+        (data, validation): (&ImageSource, Option<&ImageSource>),
+    ) -> Result<HealOutcome, PipelineError> {
+        let Opened { local, checkpoint } = self.student;
+        let open = |source| match checkpoint.spec().image {
+            Some(image) => ImageData::open(source, (&local.dir, image), self.console),
+            None => Err(PipelineError::OtherData { reads: "text", given: "--images" }),
+        };
+        let (own, looked) = (open(data)?, validation.map(open).transpose()?);
+        for (index, images) in [&own].into_iter().chain(&looked).enumerate() {
+            key = key.with(&format!("images {index}"), &images.images.fingerprint()?);
+        }
+        let run = open_folder(self.request, &key)?;
+        let material = || own.material((&shares()?, looked.as_ref()), (&self.request.settings, self.plan));
+        self.run((&key, &run), &material)
+    }
+
+    fn texts(
+        &self,
+        mut key: StageKey,
+        data: &[TextSource],
+        validation: Option<&TextSource>,
+    ) -> Result<HealOutcome, PipelineError> {
+        let Self { request, console, plan, student, .. } = *self;
+        let part = &request.settings;
+        let given = data.iter().map(|text| HealText { text: text.clone(), weight: 1.0 });
+        let told: Vec<HealText> = part.texts.iter().cloned().chain(given).collect();
+        let own: Vec<Documents> = told.iter().map(|text| documents(&text.text, console)).collect::<Result<_, _>>()?;
+        let validation = match validation {
+            Some(text) => documents(text, console)?,
+            None => some_of(&own)?,
+        };
+        for (index, text) in own.iter().chain([&validation]).enumerate() {
+            key = key.with(&format!("text {index}"), &text.fingerprint());
+        }
+        let kept: HashSet<&str> = validation.all().iter().map(String::as_str).collect();
+        let run = open_folder(request, &key)?;
+        let pack = Pack {
+            shares: taper_data::Shares::new(0.0, 1.0, 0.0)?,
+            ..Pack::new(Split::Validation, part.validation.sequences, plan.length, request.seed)
+        };
+        let tokenizer = TextTokenizer::load(&student.local.dir)?;
+        let (tokens, vocab) = (tokenizer.vocabulary(), student.checkpoint.spec().vocab);
+        if tokens > vocab {
+            return Err(PipelineError::Vocabulary { dir: student.local.dir.clone(), tokens, vocab });
+        }
+        let texts: Vec<_> = own.iter().zip(&told).map(|(text, told)| others(text, told.weight, &kept)).collect();
+        let material = || {
+            let validation = validation_tokens(&validation, &tokenizer, &pack)?;
+            Ok(Material::Text { tokenizer: &tokenizer, texts: texts.clone(), validation })
+        };
+        self.run((&key, &run), &material)
+    }
 }
 
 /// Which of the teacher's blocks each of the student's was.
@@ -171,11 +243,8 @@ fn blocks(request: &HealRequest, student: &Opened, teacher: Option<&Opened>) -> 
     Err(HealError::Setting { key: "origin", reason }.into())
 }
 
-/// The text to look at: its own, or the validation split of all others together.
-fn validation(request: &HealRequest, own: &[Documents], console: &dyn Console) -> Result<Documents, PipelineError> {
-    if let Some(text) = &request.validation {
-        return documents(text, console);
-    }
+/// The validation split of all texts together, to look at.
+fn some_of(own: &[Documents]) -> Result<Documents, PipelineError> {
     let shares = shares()?;
     let all: Vec<String> =
         own.iter().flat_map(|text| text.of_split(&shares, Split::Validation)).map(str::to_owned).collect();
@@ -189,7 +258,7 @@ fn validation(request: &HealRequest, own: &[Documents], console: &dyn Console) -
 }
 
 /// The folder of the result, as `request.start` says.
-fn open(request: &HealRequest, key: &StageKey) -> Result<RunDir, PipelineError> {
+fn open_folder(request: &HealRequest, key: &StageKey) -> Result<RunDir, PipelineError> {
     let parent = request.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = request.out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let run = RunDir::open(parent, &name)?;

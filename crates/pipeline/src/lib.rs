@@ -40,7 +40,7 @@ pub use console::{Console, Stage};
 pub use error::PipelineError;
 pub use export::{ExportReport, ExportRequest, Exported, export};
 pub use gates::Gate;
-pub use heal::{HealOutcome, HealRequest, Start, heal};
+pub use heal::{HealData, HealOutcome, HealRequest, Start, heal};
 pub use logits::{LogitsReport, logits};
 pub use memory::MemoryNeed;
 pub use publish::{PublishReport, PublishRequest, publish};

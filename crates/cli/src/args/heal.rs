@@ -12,13 +12,17 @@ pub(crate) struct HealArgs {
     /// Text to train on: .txt (documents between empty lines), .jsonl or .parquet (field `text`), or a folder. Repeatable.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Vec<PathBuf>,
+    /// Images to train a classifier on: a folder (one a class, or labels.csv), .parquet, .safetensors or .csv. Repeatable.
+    #[arg(long, value_name = "PATH", conflicts_with = "data")]
+    pub(crate) images: Vec<PathBuf>,
     /// The .jsonl field or .parquet column that holds the text.
     #[arg(long, default_value = "text")]
     pub(crate) field: String,
     /// What stands between two documents of a .txt file; by default an empty line.
     #[arg(long, value_name = "TEXT")]
     pub(crate) separator: Option<String>,
-    /// Text to look at on the way, instead of 5% of the documents. What it holds is not trained on.
+    /// Text, or images, to look at on the way, instead of 5% of the documents or images. Documents that it holds are not trained
+    /// on.
     #[arg(long, value_name = "PATH")]
     pub(crate) validation: Option<PathBuf>,
     /// Folder for the result (in heal/) and for progress (heal.work/); by default the model's name and `-healed`.
@@ -30,7 +34,7 @@ pub(crate) struct HealArgs {
     /// Learning rate at its peak.
     #[arg(long)]
     pub(crate) rate: Option<f64>,
-    /// Sequences a step.
+    /// Sequences, or images, a step.
     #[arg(long)]
     pub(crate) sequences: Option<usize>,
     /// Tokens a sequence; by default 512, or the model's context if that is shorter.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use taper_pipeline::recipe::HealPart;
-use taper_pipeline::{Console, HealRequest, Start};
+use taper_pipeline::{Console, HealData, HealRequest, ImageSource, Start};
 
 use super::print;
 use crate::args::{Args, HealArgs};
@@ -13,8 +13,8 @@ use crate::render;
 
 pub(crate) fn heal(args: &Args, given: &HealArgs, console: &dyn Console) -> anyhow::Result<ExitCode> {
     let settings = HealPart::from_settings(given.settings.as_deref(), &overrides(given)?)?;
-    if given.data.is_empty() && settings.texts.is_empty() {
-        bail!("no text to train on: wanted --data PATH, or `texts` in the settings");
+    if given.data.is_empty() && given.images.is_empty() && settings.texts.is_empty() {
+        bail!("nothing to train on: wanted --data PATH, --images PATH, or `texts` in the settings");
     }
     let source = |path: &PathBuf| {
         let mut source = taper_pipeline::TextSource::new(path);
@@ -24,6 +24,13 @@ pub(crate) fn heal(args: &Args, given: &HealArgs, console: &dyn Console) -> anyh
         }
         source
     };
+    let data = match given.images.as_slice() {
+        [] => HealData::Texts(given.data.iter().map(source).collect(), given.validation.as_ref().map(source)),
+        paths => {
+            let images = ImageSource { paths: paths.to_vec(), ..ImageSource::new("") };
+            HealData::Images(images, given.validation.as_ref().map(ImageSource::new))
+        }
+    };
     let start = match (given.resume, given.fresh) {
         (true, _) => Start::Resume,
         (_, true) => Start::Fresh,
@@ -32,8 +39,7 @@ pub(crate) fn heal(args: &Args, given: &HealArgs, console: &dyn Console) -> anyh
     let request = HealRequest {
         student: given.model.parse()?,
         teacher: given.teacher.as_ref().map(|teacher| teacher.parse()).transpose()?,
-        data: given.data.iter().map(source).collect(),
-        validation: given.validation.as_ref().map(source),
+        data,
         out: given.out.clone().unwrap_or_else(|| default_out(&given.model)),
         settings,
         seed: given.seed,

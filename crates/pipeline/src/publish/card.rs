@@ -209,9 +209,9 @@ impl Card<'_> {
         }
         let mut text = "\n## Verified\n\nBy `taper verify`, against taper's own forward pass in f32.\n\n".to_owned();
         text.push_str("| engine | file | result |\n| --- | --- | --- |\n");
-        for one in self.loaders {
+        for (index, one) in self.loaders.iter().enumerate() {
             let file = one.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let file = if one.path.is_dir() { "this checkpoint".to_owned() } else { format!("`{file}`") };
+            let file = if index == 0 { "this checkpoint".to_owned() } else { format!("`{file}`") };
             let _ = writeln!(text, "| {} | {file} | {} |", one.engine, one.verdict);
         }
         text

@@ -262,6 +262,17 @@ impl HealPart {
         Ok(part)
     }
 
+    /// A key that belongs to text where there are images, or the other way round, and what it is.
+    pub(crate) fn misplaced(&self, images: bool) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self { texts, .. } if images && !texts.is_empty() => Some(("texts", "texts")),
+            Self { length: Some(_), .. } if images => Some(("length", "a length of text")),
+            Self { corruptor, .. } if images && corruptor.name != "causal" => Some(("corruptor", "it changes text")),
+            Self { augment, .. } if !images && *augment != Augment::default() => Some(("augment", "it changes images")),
+            _ => None,
+        }
+    }
+
     /// The section without what the result does not depend on.
     pub(crate) fn identity(&self) -> Self {
         Self { checkpoints: CheckpointsPart::default(), ..self.clone() }

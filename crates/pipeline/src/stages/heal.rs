@@ -79,7 +79,7 @@ pub(crate) fn heal(context: &Context<'_>, part: &HealPart, pruned: &Path) -> Res
     let stage = Staged { context, part, plan: &plan, pruned };
     match &context.data.content {
         Content::Text(text) => stage.texts(text, key),
-        Content::Images(images) => stage.run(&key, &|| images.material(context, (part, &plan))),
+        Content::Images(images) => stage.run(&key, &|| images.material((&recipe.data.shares, None), (part, &plan))),
     }
 }
 

@@ -1,6 +1,5 @@
 //! What a recipe's `heal` section asks for: methods, ranges, and what fits together.
 
-use taper_data::images::Augment;
 use taper_heal::HealError;
 
 use super::{Finding, Methods, method};
@@ -20,18 +19,13 @@ pub(super) fn heal(recipe: &Recipe, methods: &Methods) -> Result<(), Finding> {
 
 /// What belongs to text, or to images.
 fn data(recipe: &Recipe, part: &HealPart) -> Result<(), Finding> {
-    let refuse = |key: &str, reason: &str| Err(Finding::new(&["heal", key], reason.to_owned()));
     let images = recipe.data.images.is_some();
-    match part {
-        HealPart { texts, .. } if images && !texts.is_empty() => refuse("texts", "texts, but `data` is of images"),
-        HealPart { length: Some(_), .. } if images => refuse("length", "a length of text, but `data` is of images"),
-        HealPart { corruptor, .. } if images && corruptor.name != "causal" => {
-            refuse("corruptor", "it changes text, but `data` is of images")
+    match part.misplaced(images) {
+        Some((key, what)) => {
+            let reason = format!("{what}, but `data` is of {}", if images { "images" } else { "text" });
+            Err(Finding::new(&["heal", key], reason))
         }
-        HealPart { augment, .. } if !images && *augment != Augment::default() => {
-            refuse("augment", "it changes images, but `data` is of text")
-        }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
