@@ -16,7 +16,7 @@ space: { channels_multiple: 4 }
 search:
   strategy: { evolution: { population: 6, elites: 2, generations: 2 } }
   proxy: { gradient-trace: { sketch_rank: 8 } }
-heal: { steps: 6, sequences: 4, validation: { every: 3, sequences: 8 }, augment: { shift: 2, mirror: true } }
+heal: { steps: 6, sequences: 4, validation: { every: 3, sequences: 8 }, augment: { shift: 2, mirror: true, mixup: 0.3 } }
 eval: { images: ./test.safetensors, random: 1 }
 export: { targets: [transformers, onnx] }
 ";
@@ -181,6 +181,7 @@ fn what_does_not_fit_is_refused_before_it_costs_anything() {
         (recipe("model: ./vit", "model: ./model"), "the model reads text, and is given `data.images`"),
         (recipe("sequences: 8,", "sequences: 70,"), "are in the calibration split, wanted 70"),
         (recipe("augment: { shift", "length: 9, augment: { shift"), "a length of text, but `data` is of images"),
+        (recipe("mixup: 0.3", "mixup: 2"), "mixup is 2, wanted a number from 0 to 1"),
         (recipe("./train.safetensors", "./none.safetensors"), "none.safetensors"),
         (refusal(&["eval", "vit", "--text", "text.txt"]), "tokenizer"),
         (refusal(&["eval", "model", "--images", "test.safetensors"]), "the model reads text"),

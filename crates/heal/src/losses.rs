@@ -33,6 +33,9 @@ pub(crate) struct Piece<'a> {
     pub(crate) batch: Batch<'a>,
     /// For each token what it is to predict, if that is to be learnt.
     pub(crate) targets: &'a [Option<u32>],
+    /// What else is to be predicted of each image, and the first one's share, where images are mixed: a loss is then that mean of
+    /// both targets' losses. Otherwise empty.
+    pub(crate) mixed: &'a [(u32, f32)],
     /// Tokens of the whole batch that are learnt.
     pub(crate) learnt: usize,
     /// Share of the batch's sequences.
@@ -127,15 +130,24 @@ impl Losses<'_> {
                             logits.fill(0.0);
                             return vec![0.0; of_logits.len()];
                         };
-                        if let [(_, weight, objective)] = of_logits[..]
+                        let mixed = piece.mixed.get(start + row);
+                        if let ([(_, weight, objective)], None) = (&of_logits[..], mixed)
                             && let Some(loss) = objective.in_place(logits, target, (weight * each) as f32)
                         {
                             return vec![loss];
                         }
                         slopes.fill(0.0);
+                        let parts = mixed.map_or([(target, 1.0), (target, 0.0)], |(other, share)| {
+                            [(target, *share), (*other, 1.0 - share)]
+                        });
                         let one = |(_, weight, objective): &(usize, f64, &dyn OfLogits)| {
                             let guide = guides.row(objective.teacher(), row);
-                            objective.loss(logits, target, guide, (weight * each) as f32, slopes)
+                            let there = parts.iter().filter(|(_, share)| *share > 0.0);
+                            let of = |(target, share): &(u32, f32)| {
+                                let scale = (weight * each) as f32 * share;
+                                share * objective.loss(logits, *target, guide, scale, slopes)
+                            };
+                            there.map(of).sum()
                         };
                         let losses = of_logits.iter().map(one).collect();
                         logits.copy_from_slice(slopes);
@@ -232,5 +244,50 @@ fn into_kernel(cause: crate::HealError) -> KernelError {
     match cause {
         crate::HealError::Kernel(cause) => cause,
         other => KernelError::Tensor { op: "objectives", cause: candle_core::Error::wrap(other) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use taper_model::{Checkpoint, Gradients};
+
+    use super::*;
+
+    /// Losses and gradients of mixed labels are the mean of those of either, in their shares; alone, and beside another objective.
+    #[test]
+    fn mixed_labels_are_learnt_in_their_shares() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/golden-vit/vit-plain");
+        let model = Model::load(&Checkpoint::open(&folder).unwrap()).unwrap();
+        let image = model.spec().image.unwrap();
+        let pixels: Vec<f32> = (0..2 * image.pixels()).map(|i| (i as f32 * 0.7).sin()).collect();
+        let batch = Batch::images(&pixels, &[0, 0], image).unwrap();
+        for names in [&["cross-entropy"][..], &["cross-entropy", "cross-entropy"]] {
+            let aim = |(at, name): (usize, &&str)| Aim {
+                name: (*name).to_owned(),
+                weight: 1.0 + at as f64,
+                objective: crate::objectives::build(name, &serde_json::json!({"label_smoothing": 0.1 * at as f64}))
+                    .unwrap(),
+            };
+            let aims: Vec<Aim> = names.iter().enumerate().map(aim).collect();
+            let guides = Guides { teacher: None, cache: None, voters: &[], wanted: &[], logits: false };
+            let losses = Losses { aims: &aims, guides, origin: &[0, 1], recompute: Recompute::Nothing };
+            let of = |targets: [u32; 2], mixed: &[(u32, f32)]| {
+                let (targets, mut sink) = (targets.map(Some), Gradients::default());
+                let piece = Piece { batch, targets: &targets, mixed, learnt: 2, share: 1.0, first: 0, rows: 1 };
+                let found = losses.piece(&model, piece, (&mut sink, true), None).unwrap();
+                let gradients = sink.by_place.into_values().flat_map(|gradient| gradient.to_vec().unwrap());
+                (found, gradients.collect::<Vec<f32>>())
+            };
+            let (one, other) = (of([1, 2], &[]), of([3, 2], &[])); // the second image is mixed with one of its own class
+            let (found, gradients) = of([1, 2], &[(3, 0.25), (2, 0.5)]);
+            for ((found, a), b) in found.iter().zip(&one.0).zip(&other.0) {
+                assert!((found - (0.25 * a + 0.75 * b)).abs() < 1e-6, "{found} of {a} and {b}");
+            }
+            for ((found, a), b) in gradients.iter().zip(&one.1).zip(&other.1) {
+                assert!((found - (0.25 * a + 0.75 * b)).abs() < 1e-6, "{found} of {a} and {b}");
+            }
+        }
     }
 }

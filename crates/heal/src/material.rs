@@ -1,7 +1,7 @@
 //! What is trained on: text, packed and perhaps corrupted, or images; and what losses are told of.
 
 use taper_arch::{ImageSpec, ModelSpec};
-use taper_data::images::ImageFeed;
+use taper_data::images::{ImageExamples, ImageFeed};
 use taper_data::{Cursor, Feed, FeedText, TextTokenizer, Tokens};
 use taper_model::{Batch, Model};
 
@@ -82,6 +82,8 @@ pub(crate) struct Examples {
     input: Input,
     /// For each prediction what is to be learnt: one a token, or one an image.
     pub(crate) targets: Vec<Option<u32>>,
+    /// What else is, and the first one's share: of images that are mixed, otherwise empty.
+    pub(crate) mixed: Vec<(u32, f32)>,
 }
 
 enum Input {
@@ -99,6 +101,7 @@ impl Examples {
                 first: Some(first).filter(|first| first.iter().any(|place| *place > 0)),
             },
             targets: examples.iter().flat_map(|example| example.targets.iter().copied()).collect(),
+            mixed: Vec::new(),
         }
     }
 
@@ -162,9 +165,9 @@ impl<'a> Source<'a> {
         let feed = match &mut self.from {
             From::Text(feed) => feed,
             From::Images(feed, image) => {
-                let (pixels, labels) = feed.examples(from, count)?;
+                let ImageExamples { pixels, labels, mixed } = feed.examples(from, count)?;
                 let targets = labels.iter().copied().map(Some).collect();
-                return Ok(Examples { input: Input::Images { pixels, labels, image: *image }, targets });
+                return Ok(Examples { input: Input::Images { pixels, labels, image: *image }, targets, mixed });
             }
         };
         let (seed, vocab, length) = (self.plan.seed, self.vocab, self.plan.length);

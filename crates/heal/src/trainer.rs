@@ -214,6 +214,7 @@ impl<'a> Trainer<'a> {
             let piece = Piece {
                 batch,
                 targets: &examples.targets[at * rows..(at + sequences) * rows],
+                mixed: examples.mixed.get(at..at + sequences).unwrap_or_default(),
                 learnt,
                 share: sequences as f64 / plan.sequences as f64,
                 first: from + at as u64,

@@ -257,3 +257,31 @@ fn a_batch_is_one_image_after_the_other_and_of_one_size() {
     let error = images.batch(&[0, 1], &write(r#"{"do_resize": false}"#)).unwrap_err().to_string();
     assert!(error.ends_with("b.png: 1 x 2 pixels, but 1 x 1 in the same batch"), "{error}");
 }
+
+/// Each image has one colour, its label: so the shares can be read off what a feed makes of them.
+#[test]
+fn a_feed_mixes_images_and_says_of_what_and_how_much() {
+    let files: Vec<(String, Vec<u8>)> = (0..5).map(|at| (format!("{at}/x.png"), pixel([51 * at; 3]))).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    let dir = folder(&files);
+    let images = read(dir.path()).unwrap();
+    let config = dir.path().join("preprocessor_config.json");
+    let text = r#"{"size": {"height": 1, "width": 1}, "do_normalize": false}"#;
+    taper_base::files::write(&config, text.as_bytes()).unwrap();
+    let processor = Processor::read(&config, Some(ProcessorClass::Vit)).unwrap();
+    let feed = |mixup| {
+        let augment = Augment { mixup, mirror: true, ..Augment::default() };
+        ImageFeed::new((&images, &processor), ((0..5).collect(), (0..5).collect()), augment, 3).unwrap()
+    };
+    let made = feed(0.4).examples(0, 40).unwrap();
+    assert_eq!((made.pixels.len(), made.labels.len(), made.mixed.len()), (3 * 40, 40, 40));
+    let shade = |label: u32| label as f32 * 0.2;
+    for ((pixels, label), (other, share)) in made.pixels.chunks(3).zip(&made.labels).zip(&made.mixed) {
+        let wanted = share * shade(*label) + (1.0 - share) * shade(*other);
+        assert!((pixels[0] - wanted).abs() < 1e-6 && (0.0..=1.0).contains(share), "{pixels:?} {wanted}");
+    }
+    assert!(made.mixed.iter().any(|(_, share)| (0.1..0.9).contains(share)));
+    let later = feed(0.4).examples(25, 15).unwrap();
+    assert_eq!((&later.pixels[..], &later.mixed[..]), (&made.pixels[75..], &made.mixed[25..]));
+    assert!(feed(0.0).examples(0, 5).unwrap().mixed.is_empty());
+}

@@ -2,18 +2,19 @@
 //!
 //! Example `i` is image `order_e[i mod n]` of time `e = i / n`, `order_e` shuffled by the stream `(seed, "image feed", e)`. It is
 //! shifted by up to `shift` pixels each way, what comes in black (torchvision's `RandomCrop` with padding), and mirrored with
-//! probability ½, by the stream `(seed, "augment", i)`. So an example depends on its number alone, and nothing has to be kept of
-//! where a training stood.
+//! probability ½, by the stream `(seed, "augment", i)`. With `mixup` `α` it is then mixed with another image, any of them, moved by the
+//! same stream: `λ x + (1 − λ) x'`, `λ ~ Beta(α, α)` (arXiv:1710.09412, where the others are the same batch's). So an example depends
+//! on its number alone, and nothing has to be kept of where a training stood.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use taper_base::rng::{self, RngExt, seq::SliceRandom};
+use taper_base::rng::{self, Rng, RngExt, seq::SliceRandom};
 
 use super::{Image, Images, Processor};
 use crate::DataError;
 
 /// What is done to an image at random.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
     /// Pixels it is shifted by each way, at most.
@@ -21,6 +22,26 @@ pub struct Augment {
     pub shift: usize,
     /// Whether every other one is mirrored.
     pub mirror: bool,
+    /// How evenly two images are mixed, their labels too: `α` of a Beta distribution, 0 for not at all.
+    #[schemars(range(min = 0, max = 1))]
+    #[serde(skip_serializing_if = "is_zero")]
+    pub mixup: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
+}
+
+/// Some examples of a feed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageExamples {
+    /// `[count, 3, height, width]`.
+    pub pixels: Vec<f32>,
+    /// Class of each.
+    pub labels: Vec<u32>,
+    /// Class of the image that each is mixed with, and how much of it the first one is, in [0, 1]; none if they are not mixed.
+    pub mixed: Vec<(u32, f32)>,
 }
 
 /// Labelled images to train on.
@@ -58,28 +79,47 @@ impl<'a> ImageFeed<'a> {
         self.places.len()
     }
 
-    /// Pixels, `[count, 3, height, width]`, and classes of the examples `from..from + count`.
+    /// The examples `from..from + count`.
     ///
     /// # Errors
     /// If an image cannot be read, or they differ in size.
-    pub fn examples(&self, from: u64, count: u64) -> Result<(Vec<f32>, Vec<u32>), DataError> {
+    pub fn examples(&self, from: u64, count: u64) -> Result<ImageExamples, DataError> {
         let n = self.places.len() as u64;
         let orders: Vec<Vec<usize>> = (from / n..=(from + count.max(1) - 1) / n).map(|time| self.order(time)).collect();
         let chosen: Vec<(u64, usize)> = (from..from + count)
             .map(|index| (index, orders[(index / n - from / n) as usize][(index % n) as usize]))
             .collect();
-        let one = |&(index, at): &(u64, usize)| {
-            let fitted = self.processor.fitted(&self.images.decode(self.places[at])?)?;
-            let changed = self.changed(&fitted, index);
-            Ok((at, [fitted.height(), fitted.width()], self.processor.scaled(changed.as_ref().unwrap_or(&fitted))))
-        };
-        let made: Vec<_> = chosen.par_iter().map(one).collect::<Result<_, DataError>>()?;
-        if let Some((at, found, _)) = made.iter().find(|(_, size, _)| *size != made[0].1) {
-            let (image, wanted) = (self.images.name(self.places[*at]).to_owned(), made[0].1);
-            return Err(DataError::UnequalImages { image, found: *found, wanted });
+        let one = |&(index, at): &(u64, usize)| self.example(index, at);
+        let made: Vec<One> = chosen.par_iter().map(one).collect::<Result<_, DataError>>()?;
+        if let Some(odd) = made.iter().find(|one| one.size != made[0].size) {
+            return Err(self.unequal(odd.at, odd.size, made[0].size));
         }
-        let labels = made.iter().map(|(at, _, _)| self.labels[*at]).collect();
-        Ok((made.into_iter().flat_map(|(_, _, numbers)| numbers).collect(), labels))
+        Ok(ImageExamples {
+            labels: made.iter().map(|one| self.labels[one.at]).collect(),
+            mixed: made.iter().filter_map(|one| one.mixed).collect(),
+            pixels: made.into_iter().flat_map(|one| one.numbers).collect(),
+        })
+    }
+
+    fn unequal(&self, at: usize, found: [usize; 2], wanted: [usize; 2]) -> DataError {
+        DataError::UnequalImages { image: self.images.name(self.places[at]).to_owned(), found, wanted }
+    }
+
+    /// Example `index`, of the image at `at`.
+    fn example(&self, index: u64, at: usize) -> Result<One, DataError> {
+        let mut rng = rng::stream(self.seed, "augment", index, 0);
+        let (size, mut numbers) = self.changed(at, &mut rng)?;
+        if self.augment.mixup == 0.0 {
+            return Ok(One { at, size, numbers, mixed: None });
+        }
+        let share = beta(self.augment.mixup, &mut rng) as f32;
+        let other = rng.random_range(0..self.places.len());
+        let (other_size, other_numbers) = self.changed(other, &mut rng)?;
+        if other_size != size {
+            return Err(self.unequal(other, other_size, size));
+        }
+        numbers.iter_mut().zip(other_numbers).for_each(|(x, other)| *x = share * *x + (1.0 - share) * other);
+        Ok(One { at, size, numbers, mixed: Some((self.labels[other], share)) })
     }
 
     fn order(&self, time: u64) -> Vec<usize> {
@@ -88,17 +128,36 @@ impl<'a> ImageFeed<'a> {
         order
     }
 
-    /// Shifted and mirrored; `None` if nothing is to be done.
-    fn changed(&self, image: &Image, index: u64) -> Option<Image> {
-        let Augment { shift, mirror } = self.augment;
+    /// The image at `at`, shifted and mirrored: its size, and what the model sees.
+    fn changed(&self, at: usize, rng: &mut impl Rng) -> Result<([usize; 2], Vec<f32>), DataError> {
+        let fitted = self.processor.fitted(&self.images.decode(self.places[at])?)?;
+        let size = [fitted.height(), fitted.width()];
+        let Augment { shift, mirror, .. } = self.augment;
         if shift == 0 && !mirror {
-            return None;
+            return Ok((size, self.processor.scaled(&fitted)));
         }
-        let mut rng = rng::stream(self.seed, "augment", index, 0);
         let mut by = || rng.random_range(0..=2 * shift) as isize - shift as isize;
         let (down, right) = (by(), by());
         let mirrored = mirror && rng.random::<bool>();
-        Some(moved(image, [down, right], mirrored))
+        Ok((size, self.processor.scaled(&moved(&fitted, [down, right], mirrored))))
+    }
+}
+
+/// One example.
+struct One {
+    at: usize,
+    size: [usize; 2],
+    numbers: Vec<f32>,
+    mixed: Option<(u32, f32)>,
+}
+
+/// A draw from Beta(α, α), `0 < α ≤ 1`, by Jöhnk's method (1964): `x / (x + y)` of `x = u^(1/α)`, `y = v^(1/α)` with `x + y ≤ 1`.
+fn beta(alpha: f64, rng: &mut impl Rng) -> f64 {
+    loop {
+        let [log_x, log_y] = [0; 2].map(|_| (1.0 - rng.random::<f64>()).ln() / alpha); // of (0, 1]
+        if log_x.exp() + log_y.exp() <= 1.0 {
+            return 1.0 / (1.0 + (log_y - log_x).exp()); // small ones of both are no 0 / 0
+        }
     }
 }
 
@@ -126,6 +185,20 @@ fn moved(image: &Image, [down, right]: [isize; 2], mirrored: bool) -> Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Mean ½, variance `1 / (4 (2α + 1))`.
+    #[test]
+    fn shares_are_drawn_from_a_beta_distribution() {
+        for alpha in [0.05, 0.2, 1.0] {
+            let mut rng = rng::stream(0, "beta", 0, 0);
+            let draws: Vec<f64> = (0..20_000).map(|_| beta(alpha, &mut rng)).collect();
+            assert!(draws.iter().all(|share| (0.0..=1.0).contains(share)));
+            let mean = draws.iter().sum::<f64>() / draws.len() as f64;
+            let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / draws.len() as f64;
+            let wanted = 1.0 / (4.0 * (2.0 * alpha + 1.0));
+            assert!((mean - 0.5).abs() < 0.014 && (variance - wanted).abs() < 0.005, "{alpha}: {mean} {variance}");
+        }
+    }
 
     #[test]
     fn an_image_is_moved_and_then_mirrored() {

@@ -24,7 +24,7 @@ mod webp;
 
 pub use collection::Images;
 pub use config::ProcessorClass;
-pub use feed::{Augment, ImageFeed};
+pub use feed::{Augment, ImageExamples, ImageFeed};
 pub use image::{Image, PIXEL_LIMIT};
 pub use processor::Processor;
 pub use resample::Filter;

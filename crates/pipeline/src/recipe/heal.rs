@@ -47,7 +47,7 @@ pub struct HealPart {
     pub texts: Vec<HealText>,
     /// What becomes of a sequence: `causal`, or `ul2`.
     pub corruptor: Method,
-    /// What is done to an image at random: `{shift: 4, mirror: true}`.
+    /// What is done to an image at random: `{shift: 4, mirror: true, mixup: 0.2}`.
     #[serde(skip_serializing_if = "nothing")]
     pub augment: Augment,
     /// Whether documents packed into one sequence do not see one another.
@@ -303,6 +303,10 @@ impl HealPart {
         if self.lora.is_some() && self.train != Self::default().train {
             let reason = "`train` and `lora`, wanted one of them".to_owned();
             return Err(HealError::Setting { key: "train", reason }.into());
+        }
+        if !(0.0..=1.0).contains(&self.augment.mixup) {
+            let reason = format!("mixup is {}, wanted a number from 0 to 1", self.augment.mixup);
+            return Err(HealError::Setting { key: "augment", reason }.into());
         }
         let plan = Plan {
             steps: self.steps,
