@@ -82,7 +82,7 @@ pub(crate) enum Command {
     Search(RecipeArgs),
     /// Run a recipe up to the pruned checkpoint, without healing and evaluating it.
     Prune(RecipeArgs),
-    /// Train a pruned checkpoint, by the model it was cut from or by text alone.
+    /// Train a pruned checkpoint, by the model it was cut from or by text or images alone.
     ///
     /// What a recipe's `heal` section does, for any checkpoint. A training that was killed goes on from its last checkpoint,
     /// to the same bits; metrics are below heal.work/: metrics.jsonl, and event files for TensorBoard.
@@ -90,9 +90,10 @@ pub(crate) enum Command {
 Examples:
   taper heal pruned --teacher original --data train.jsonl --steps 500
   taper heal pruned --data train.txt --set 'lora={rank: 16, dora: true}' --rate 1e-3
+  taper heal pruned --teacher original --images ./train --set 'augment={shift: 4, mirror: true}'
 `taper methods` lists objectives, optimizers, schedules and corruptors; docs/heal.md describes every setting.")]
     Heal(Box<HealArgs>),
-    /// Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers.
+    /// Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers, ONNX runtimes.
     ///
     /// An engine that cannot hold the model is told before anything is written, with the rule that forbids it.
     #[command(after_help = "\

@@ -11,8 +11,9 @@
 //! - weights of 16 bits, on the CPU: a tile of at most [`TILE`] values, widened;
 //! - products, on the CPU: at most [`PACKED`] values of a weight, packed.
 //!
-//! Memory is linear in tokens but for the last three. Not counted: up to `128 · length` values of scores a thread on the
-//! CPU, and tables of a few numbers a token on a machine.
+//! Memory is linear in tokens but for the last three. A classifier whose head reads a token or two needs less of its last block. Not
+//! counted: on the CPU, a thread, up to `256 · length` values of scores and [`PACKED`] that attention packs; on a machine tables of
+//! a few numbers a token.
 
 use taper_arch::{BlockSpec, ModelSpec};
 use taper_kernels::cuda::{self, Storage};
