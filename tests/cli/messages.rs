@@ -22,7 +22,7 @@ fn no_arguments_show_the_help() {
       search   Run a recipe up to the search: which architecture is best
       prune    Run a recipe up to the pruned checkpoint, without healing and evaluating it
       heal     Train a pruned checkpoint, by the model it was cut from or by text or images alone
-      export   Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers, ONNX runtimes
+      export   Write a checkpoint for llama.cpp (GGUF), vLLM, transformers, ONNX runtimes
       verify   Compare a checkpoint and its exports in other engines with taper's numbers
       publish  Publish a run's result, or a checkpoint's folder, on the Hub, with a model card
       eval     Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text
@@ -75,7 +75,7 @@ fn help_says_where_to_start() {
       search   Run a recipe up to the search: which architecture is best
       prune    Run a recipe up to the pruned checkpoint, without healing and evaluating it
       heal     Train a pruned checkpoint, by the model it was cut from or by text or images alone
-      export   Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers, ONNX runtimes
+      export   Write a checkpoint for llama.cpp (GGUF), vLLM, transformers, ONNX runtimes
       verify   Compare a checkpoint and its exports in other engines with taper's numbers
       publish  Publish a run's result, or a checkpoint's folder, on the Hub, with a model card
       eval     Scores of a checkpoint, taper's or not: benchmarks, or perplexity on text

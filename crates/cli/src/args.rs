@@ -93,7 +93,7 @@ Examples:
   taper heal pruned --teacher original --images ./train --set 'augment={shift: 4, mirror: true}'
 `taper methods` lists objectives, optimizers, schedules and corruptors; docs/heal.md describes every setting.")]
     Heal(Box<HealArgs>),
-    /// Write a checkpoint for llama.cpp (GGUF, quantized or not), vLLM, transformers, ONNX runtimes.
+    /// Write a checkpoint for llama.cpp (GGUF), vLLM, transformers, ONNX runtimes.
     ///
     /// An engine that cannot hold the model is told before anything is written, with the rule that forbids it.
     #[command(after_help = "\
