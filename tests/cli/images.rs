@@ -128,6 +128,31 @@ fn a_classifier_is_healed_without_a_recipe_and_its_card_is_that_of_a_classifier(
     assert!(!card.contains("CausalLM") && !card.contains("perplexity"), "{card}");
 }
 
+/// As DINOv2 is published: positions of other images than the processor makes.
+#[test]
+fn a_classifier_is_run_at_the_resolution_that_its_processor_makes() {
+    let place = place("dinov2");
+    let size = json!({"image_processor_type": "BitImageProcessor", "do_resize": true, "size": {"shortest_edge": 28},
+        "crop_size": {"height": 24, "width": 28}});
+    place.write("vit/preprocessor_config.json", size.to_string().as_bytes());
+    let with = |args: &[&str]| {
+        let output = place.taper(&[args, &["--json"]].concat()).env("XDG_CACHE_HOME", "cache").output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let found = with(&["eval", "vit", "--images", "test.safetensors"]);
+    assert_eq!(found["images"].as_u64(), Some(20));
+    let report = with(&["run", "vit.yaml"]);
+    let original = &report["eval"]["rows"][0]["classified"];
+    let [one, other] = [&found["loss"], &original["loss"]].map(|loss| loss.as_f64().unwrap());
+    assert!((one - other).abs() < 1e-6, "{one} {other}");
+    let config: Value = serde_json::from_slice(&fs::read(place.path("runs/vit/heal/config.json")).unwrap()).unwrap();
+    assert_eq!(config["image_size"], json!([24, 28]));
+    assert_eq!(with(&["run", "vit.yaml"])["worked"], json!([]));
+    let healed = with(&["eval", "runs/vit/heal", "--images", "test.safetensors"]);
+    assert_eq!(healed["confusion"], report["eval"]["rows"][2]["classified"]["confusion"]);
+}
+
 #[test]
 fn no_byte_of_a_classifier_depends_on_the_number_of_threads() {
     let place = place("dinov2");
