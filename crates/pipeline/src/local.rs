@@ -50,10 +50,10 @@ fn unpacked(path: &Path, console: &dyn Console) -> Result<PathBuf, PipelineError
 /// Where the classifier of images in `dir` lies with the positions of the images that its processor makes, if the checkpoint has those of
 /// others: DINOv2's are of 518 pixels, its images of 224. In the user's cache by all that it is made of: the second time it is there.
 fn resized(dir: &Path, console: &dyn Console) -> Result<Option<PathBuf>, PipelineError> {
-    let path = dir.join("config.json");
-    let Some(config) = path.is_file().then(|| read_json::<Value>(&path)).transpose()? else { return Ok(None) };
-    let made = processor(dir, &config).ok().and_then(|processor| processor.size()); // whoever needs it says what is wrong with it
-    let (Some(size), Ok(checkpoint)) = (made, Checkpoint::open(dir)) else { return Ok(None) };
+    // what is wrong with a file is said by whoever needs it
+    let Ok(config) = read_json::<Value>(&dir.join("config.json")) else { return Ok(None) };
+    let Some(size) = processor(dir, &config).ok().and_then(|processor| processor.size()) else { return Ok(None) };
+    let Ok(checkpoint) = Checkpoint::open(dir) else { return Ok(None) };
     let spec = checkpoint.spec();
     let others = spec.image.filter(|image| image.size != size && size.iter().all(|side| side % image.patch == 0));
     let Some(image) = others else { return Ok(None) };
