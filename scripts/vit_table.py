@@ -9,11 +9,10 @@ their range.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
-import subprocess
-import sys
+
+from healing_table import run
 
 METHODS = {
     "gradient-trace": "strategy: {evolution: {generations: %(generations)d}}, proxy: {gradient-trace: {sketch_rank: 64}}",
@@ -41,13 +40,6 @@ eval: {{images: {data}/images/cifar10_test/images.safetensors, random: 0}}
 seed: {seed}
 runs: {runs}
 """
-
-
-def run(command):
-    done = subprocess.run([str(x) for x in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}: {done.stderr.decode()}")
-    return json.loads(done.stdout)
 
 
 def main():

@@ -73,7 +73,10 @@ impl<'b> Pass<'b> {
 
     /// `Σ |w|` of each sub-block, if that is wanted.
     fn weights(&self) -> Result<Vec<[Option<f64>; 2]>, ModelError> {
-        let mut sums = vec![[self.base.needs.weights.then_some(0.0); 2]; self.kept.len()];
+        if !self.base.needs.weights {
+            return Ok(vec![[None; 2]; self.kept.len()]);
+        }
+        let mut sums = vec![[Some(0.0); 2]; self.kept.len()];
         let there = |kept: &SelectedBlock| kept.attention.is_some() || kept.mlp.is_some(); // others have no number there
         let numbers: Vec<usize> = (0..self.kept.len()).filter(|block| there(&self.kept[*block])).collect();
         for (place, tensor) in self.model.tensors() {
