@@ -11,11 +11,24 @@ set -euo pipefail
 tiny='{"device": "emulated", "blocks": 2, "d_model": 32, "heads": 4, "d_ff": 48, "vocab": 50, "sequences": 2, "length": 16,
   "rank": 8, "candidates": 1, "product": 32}'
 limit=$((64 * 1000 * 1000))
-d_heads=5,16,48,64,128 # of the parity cases and the benchmark
+d_heads=5,8,16,24,32,48,64,128 # of the parity cases, the golden models and the benchmark
+
+# The executable that cargo makes, with a GPU: built build|test OPTION...
+built() {
+    local command=$1
+    shift
+    cargo "$command" --locked --release --features cuda --message-format=json "$@" | python3 -c 'import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    kind = message.get("target", {}).get("kind")
+    if message.get("executable") and kind in (["test"], ["example"]):
+        print(message["executable"])'
+}
 
 pack() {
     local out root work binary size
     out=$(realpath -m "$1")
+    mkdir -p "$(dirname "$out")"
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     cd "$root"
     work=$(mktemp -d)
@@ -24,22 +37,13 @@ pack() {
     mkdir "$work/taper-gpu"
     scripts/cuda_toolkit.sh
     cargo run --locked --release --quiet -p xtask -- kernels --d-head "$d_heads" --ptx "$work/taper-gpu/ptx"
-    binary=$(cargo test --locked --release -p taper-kernels --features cuda --test cuda --no-run --message-format=json |
-        python3 -c 'import json, sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] == "cuda":
-        print(message["executable"])')
-    strip -o "$work/taper-gpu/cuda" "$binary"
-    binary=$(cargo build --locked --release -p taper-proxies --features cuda --example score_candidate \
-        --message-format=json |
-        python3 -c 'import json, sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] == "score_candidate":
-        print(message["executable"])')
+    strip -o "$work/taper-gpu/cuda" "$(built test -p taper-kernels --test cuda --no-run)"
+    strip -o "$work/taper-gpu/model" "$(built test -p taper-model --test machine --no-run)"
+    strip -o "$work/taper-gpu/proxies" "$(built test -p taper-proxies --test machine --no-run)"
+    binary=$(built build -p taper-proxies --example score_candidate)
     "$binary" "$tiny" >/dev/null # runs, before it travels
     strip -o "$work/taper-gpu/score_candidate" "$binary"
+    cp -r crates/model/golden "$work/taper-gpu/"
     cp scripts/gpu_run.sh "$work/taper-gpu/"
     git rev-parse HEAD >"$work/taper-gpu/commit"
     tar -czf "$out" -C "$work" taper-gpu
@@ -63,24 +67,42 @@ find_cublas() {
     fi
 }
 
+failed=()
+
+# A step that may fail: what comes after it is wanted all the same. step NAME FILE COMMAND...
+step() {
+    local name=$1 file=$2 start=$SECONDS
+    shift 2
+    "$@" 2>&1 | tee -a "$file" || failed+=("$name")
+    printf '%s: %d s\n' "$name" $((SECONDS - start))
+}
+
 run() {
-    local here results tool
+    local here results tests tool
     here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
     results=$(realpath -m "${1:-results}")
+    rm -rf "$results"
     mkdir -p "$results"
-    export TAPER_PTX_CACHE=$here/ptx RUST_BACKTRACE=0
+    export TAPER_PTX_CACHE=$here/ptx TAPER_GOLDEN=$here/golden RUST_BACKTRACE=0
     find_cublas
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$results/machine.csv"
-    "$here/cuda" --ignored on_a_gpu --test-threads 1 2>&1 | tee "$results/parity.log"
+    for tests in cuda model proxies; do
+        step "parity, $tests" "$results/parity.log" "$here/$tests" --ignored on_a_gpu --test-threads 1 --nocapture
+    done
+    step benchmark "$results/bench.json" "$here/cuda" --ignored benchmark --nocapture --quiet
+    step candidate "$results/candidate.json" "$here/score_candidate"
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck racecheck initcheck synccheck; do
-            compute-sanitizer --tool "$tool" --error-exitcode 1 "$here/cuda" --ignored on_a_gpu --test-threads 1
-        done 2>&1 | tee "$results/sanitizer.log"
+            step "$tool" "$results/sanitizer.log" compute-sanitizer --tool "$tool" --error-exitcode 1 \
+                "$here/cuda" --ignored on_a_gpu --test-threads 1
+        done
     else
         printf 'SKIPPED: compute-sanitizer is not installed\n' | tee "$results/sanitizer.log"
     fi
-    "$here/cuda" --ignored benchmark --nocapture 2>&1 | grep '^{' | tee "$results/bench.json"
-    "$here/score_candidate" | tee "$results/candidate.json"
+    if ((${#failed[@]})); then
+        printf 'FAILED: %s\n' "${failed[@]}" >&2
+        return 1
+    fi
 }
 
 case ${1-} in

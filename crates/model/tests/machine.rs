@@ -1,5 +1,6 @@
 //! The engine on a machine: whole models, on the emulated one, against the engine on the CPU, which the goldens hold to
-//! PyTorch. So what is proven here is the way from the engine to the kernels and back, not the arithmetic alone.
+//! PyTorch. So what is proven here is the way from the engine to the kernels and back, not the arithmetic alone. The same
+//! once more on a GPU where there is one (`--features cuda`, `--ignored`).
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![expect(clippy::print_stdout, reason = "the largest differences, for --nocapture")]
@@ -74,7 +75,7 @@ fn part(spec: &ModelSpec) -> Vec<SelectedBlock> {
     kept
 }
 
-fn machine() -> Arc<dyn Machine> {
+fn emulated() -> Arc<dyn Machine> {
     Host::quick()
 }
 
@@ -106,10 +107,9 @@ fn compare(what: &str, [ours, cpu]: [&Model; 2], batch: Batch<'_>, most: [f64; 2
     println!("{what:<40} losses {:.1e}, gradients {:.1e}", worst[0], worst[1]);
 }
 
-#[test]
-fn losses_and_every_gradient_are_those_of_the_cpu() {
+fn losses_and_every_gradient_are_those_of_the_cpu(machine: &Arc<dyn Machine>) {
     for (tiny, storage) in Tiny::all().iter().flat_map(|tiny| [(tiny, Storage::F32), (tiny, Storage::Bf16)]) {
-        let there = tiny.model.to_machine(&machine(), storage).unwrap();
+        let there = tiny.model.to_machine(machine, storage).unwrap();
         let most = if storage == Storage::F32 { [F32; 2] } else { BF16 };
         compare(&format!("{} {storage}", tiny.name), [&there, &tiny.model], tiny.batch(), most);
         let kept = part(tiny.model.spec());
@@ -118,10 +118,9 @@ fn losses_and_every_gradient_are_those_of_the_cpu() {
     }
 }
 
-#[test]
-fn calibration_and_logits_are_those_of_the_cpu() {
+fn calibration_and_logits_are_those_of_the_cpu(machine: &Arc<dyn Machine>) {
     let tiny = &Tiny::all()[6];
-    let there = tiny.model.to_machine(&machine(), Storage::F32).unwrap();
+    let there = tiny.model.to_machine(machine, Storage::F32).unwrap();
     let (found, wanted) = (calibrate(&there, tiny.batch()).unwrap(), calibrate(&tiny.model, tiny.batch()).unwrap());
     assert!((found.loss - wanted.loss).abs() < F32);
     for (found, wanted) in found.units.iter().flatten().zip(wanted.units.iter().flatten()) {
@@ -131,6 +130,37 @@ fn calibration_and_logits_are_those_of_the_cpu() {
     let flat =
         |model: &Model| -> Vec<f32> { model.logits(tiny.batch()).unwrap().flatten_all().unwrap().to_vec1().unwrap() };
     assert!(testkit::relative_difference(&flat(&there), &flat(&tiny.model)) < F32);
+}
+
+#[test]
+fn losses_and_every_gradient_emulated() {
+    losses_and_every_gradient_are_those_of_the_cpu(&emulated());
+}
+
+#[test]
+fn calibration_and_logits_emulated() {
+    calibration_and_logits_are_those_of_the_cpu(&emulated());
+}
+
+#[cfg(feature = "cuda")]
+mod on_a_gpu {
+    use super::*;
+
+    fn gpu() -> Arc<dyn Machine> {
+        Arc::new(taper_kernels::cuda::Device::open(0).unwrap())
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn losses_and_every_gradient() {
+        losses_and_every_gradient_are_those_of_the_cpu(&gpu());
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn calibration_and_logits() {
+        calibration_and_logits_are_those_of_the_cpu(&gpu());
+    }
 }
 
 /// Looks at nothing.
@@ -174,8 +204,8 @@ fn a_pass_waits_once_and_holds_what_was_said() {
 #[test]
 fn what_cannot_be_is_an_error() {
     let tiny = &Tiny::all()[0];
-    let there = tiny.model.to_machine(&machine(), Storage::F32).unwrap();
-    let refusal = there.to_machine(&machine(), Storage::F32).unwrap_err();
+    let there = tiny.model.to_machine(&emulated(), Storage::F32).unwrap();
+    let refusal = there.to_machine(&emulated(), Storage::F32).unwrap_err();
     assert!(format!("{refusal:?}").contains("Places"), "{refusal:?}");
     let refusal = taper_model::Decoder::new(&there, &[8]).unwrap_err();
     assert!(format!("{refusal:?}").contains("Places"), "{refusal:?}");

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use taper_arch::spec::Family;
 use taper_arch::{AttentionSpec, BlockSpec, MlpSpec, ModelSpec, SelectedBlock};
@@ -189,20 +190,22 @@ fn random(machine: &Arc<dyn Machine>, spec: &ModelSpec) -> Result<Model, Box<dyn
         if place.parameter.transposed() {
             shape.reverse();
         }
-        let mut rng = stream(1, &place.name(spec), 0, 0);
-        let count: usize = shape.iter().product();
+        let name = place.name(spec);
         let uniform = |bits: u64| (bits as f32 / u16::MAX as f32 - 0.5) * 3.5 * scale; // of variance scale²
-        let words = (0..count.div_ceil(4)).map(|_| rng.next_u64());
-        let values = words.flat_map(|word| [0, 16, 32, 48].map(|shift| uniform(word >> shift & 0xffff)));
-        let values: Vec<f32> = match shape.len() {
-            1 => vec![1.0; count], // norms
-            _ => values.take(count).collect(),
-        };
+        let mut values = vec![1.0; shape.iter().product()]; // norms
+        if shape.len() > 1 {
+            values.par_chunks_mut(1 << 20).enumerate().for_each(|(index, chunk)| {
+                let mut rng = stream(1, &name, index as u64, 0);
+                for four in chunk.chunks_mut(4) {
+                    let word = rng.next_u64();
+                    four.iter_mut().zip([0, 16, 32, 48]).for_each(|(x, shift)| *x = uniform(word >> shift & 0xffff));
+                }
+            });
+        }
         let array = Array::of(machine, &values, &shape, Storage::Bf16);
-        array.map(Tensor::from).map_err(|cause| taper_model::ModelError::Compute {
-            place: place.name(spec),
-            cause: Box::new(cause.into()),
-        })
+        array
+            .map(Tensor::from)
+            .map_err(|cause| taper_model::ModelError::Compute { place: name, cause: Box::new(cause.into()) })
     };
     Ok(Model::assemble(spec.clone(), &take)?)
 }

@@ -1,8 +1,8 @@
-//! Scores of candidates on a machine: on the emulated one, against those of the CPU.
+//! Scores of candidates on a machine: on the emulated one, against those of the CPU; once more on a GPU where there is one
+//! (`--features cuda`, `--ignored`).
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::path::Path;
 use std::sync::Arc;
 
 use emulation::Host;
@@ -20,7 +20,7 @@ const BF16: f64 = 2e-2;
 const MODELS: [&str; 3] = ["llama-gqa-rope3", "qwen3-gqa", "llama-bias"];
 
 fn tiny(name: &str) -> (Model, Vec<u32>, usize) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/golden").join(name);
+    let folder = testkit::golden().join(name);
     let golden = candle_core::safetensors::load(folder.join("golden.safetensors"), &candle_core::Device::Cpu).unwrap();
     let ids = golden["input_ids"].to_dtype(candle_core::DType::U32).unwrap().to_vec2::<u32>().unwrap();
     (Model::load(&Checkpoint::open(&folder).unwrap()).unwrap(), ids.concat(), ids[0].len())
@@ -42,8 +42,7 @@ fn seen(model: &Model, (ids, length): (&[u32], usize), needs: Needs) -> Observat
     Base::new(model, Batch::new(ids, length).unwrap(), settings(needs)).unwrap().observe(&half(model)).unwrap()
 }
 
-#[test]
-fn the_trace_and_the_loss_are_those_of_the_cpu() {
+fn the_trace_and_the_loss_are_those_of_the_cpu(machine: impl Fn() -> Arc<dyn Machine>) {
     for (name, projection) in MODELS
         .into_iter()
         .flat_map(|name| [Projection::Dense, Projection::Rank(8)].map(|projection| (name, projection)))
@@ -53,8 +52,7 @@ fn the_trace_and_the_loss_are_those_of_the_cpu() {
         let batch = (&ids[..], length);
         let wanted = seen(&model, batch, proxy.needs());
         for (storage, most) in [(Storage::F32, F32), (Storage::Bf16, BF16)] {
-            let machine: Arc<dyn Machine> = Host::quick();
-            let found = seen(&model.to_machine(&machine, storage).unwrap(), batch, proxy.needs());
+            let found = seen(&model.to_machine(&machine(), storage).unwrap(), batch, proxy.needs());
             let (score, cpu) = (proxy.score(&found).unwrap(), proxy.score(&wanted).unwrap());
             assert!((score - cpu).abs() <= most * cpu.abs(), "{name} {storage} {projection:?}: {score}, wanted {cpu}");
             let (loss, cpu) = (found.loss.unwrap(), wanted.loss.unwrap());
@@ -63,17 +61,46 @@ fn the_trace_and_the_loss_are_those_of_the_cpu() {
     }
 }
 
-#[test]
-fn magnitudes_are_those_of_the_cpu() {
+fn magnitudes_are_those_of_the_cpu(machine: impl Fn() -> Arc<dyn Machine>) {
     let (model, ids, length) = tiny(MODELS[0]);
     let needs = Needs { magnitudes: true, ..Needs::default() };
-    let machine: Arc<dyn Machine> = Host::quick();
-    let found = seen(&model.to_machine(&machine, Storage::F32).unwrap(), (&ids, length), needs);
+    let found = seen(&model.to_machine(&machine(), Storage::F32).unwrap(), (&ids, length), needs);
     let wanted = seen(&model, (&ids, length), needs);
     assert!(wanted.kept().count() > 0);
     for (found, wanted) in found.kept().zip(wanted.kept()) {
         let near = |a: Option<f64>, b: Option<f64>| (a.unwrap() - b.unwrap()).abs() <= F32 * b.unwrap();
         assert!(near(found.gradient_square, wanted.gradient_square) && near(found.saliency, wanted.saliency));
+    }
+}
+
+#[test]
+fn the_trace_and_the_loss_emulated() {
+    the_trace_and_the_loss_are_those_of_the_cpu(|| Host::quick());
+}
+
+#[test]
+fn magnitudes_emulated() {
+    magnitudes_are_those_of_the_cpu(|| Host::quick());
+}
+
+#[cfg(feature = "cuda")]
+mod on_a_gpu {
+    use super::*;
+
+    fn gpu() -> Arc<dyn Machine> {
+        Arc::new(taper_kernels::cuda::Device::open(0).unwrap())
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn the_trace_and_the_loss() {
+        the_trace_and_the_loss_are_those_of_the_cpu(gpu);
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn magnitudes() {
+        magnitudes_are_those_of_the_cpu(gpu);
     }
 }
 

@@ -45,6 +45,16 @@ pub fn workspace_root() -> PathBuf {
     root.canonicalize().unwrap_or_else(|cause| panic!("workspace root {}: {cause}", root.display()))
 }
 
+/// The folder of small models with PyTorch's values, one folder each: `crates/model/golden`, or what `TAPER_GOLDEN` names where
+/// the tests run without the workspace.
+///
+/// # Panics
+/// If the workspace has moved since this crate was compiled.
+#[must_use]
+pub fn golden() -> PathBuf {
+    std::env::var_os("TAPER_GOLDEN").map_or_else(|| workspace_root().join("crates/model/golden"), PathBuf::from)
+}
+
 /// The language models in the data folder, each in `models/<name>`: two Llamas, a Qwen2 and a Qwen3.
 #[must_use]
 pub const fn models() -> [&'static str; 4] {

@@ -1,11 +1,10 @@
 //! What several tests of this crate need.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The models of `golden/`, sorted.
 pub(crate) fn golden_folders() -> Vec<PathBuf> {
-    let all =
-        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")).expect("golden/ lies in the crate");
+    let all = std::fs::read_dir(testkit::golden()).expect("golden/ lies in taper-model");
     let mut all: Vec<_> =
         all.map(|entry| entry.expect("golden/ can be listed").path()).filter(|path| path.is_dir()).collect();
     all.sort();
