@@ -148,6 +148,7 @@ impl Machine for Host {
                 let values = state.slice(from, bytes).to_vec();
                 state.slice(to, bytes).copy_from_slice(&values);
             }
+            Transfer::Zeros { to, bytes } => state.slice(to, bytes).fill(0),
             Transfer::Out { from, to } => {
                 state.counts.waits += 1;
                 to.copy_from_slice(state.slice(from, to.len()));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use taper_kernels::{Tensor, cpu, into_units};
+use taper_kernels::{Tensor, logits_in_pieces};
 use taper_model::{Model, Pass, PassOptions, Recompute};
 
 use crate::cache::Cache;
@@ -139,9 +139,12 @@ impl<'a> Rows<'a> {
 
 /// `[tokens, vocab]` of some rows.
 fn logits(model: &Model, hidden: &Tensor, start: usize, count: usize) -> Result<Vec<f32>> {
-    let rows = hidden.rows(start, count)?;
-    let logits = into_units(&rows, &model.output_head()?, None)?;
-    Ok(cpu::Values::of("teacher", logits.host("teacher")?)?.to_vec())
+    let mut all = Vec::new();
+    logits_in_pieces(&hidden.rows(start, count)?, &model.output_head()?, |_, logits| {
+        all.extend_from_slice(logits);
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 /// `log Σ exp(x / T)`.

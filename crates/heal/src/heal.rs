@@ -69,7 +69,7 @@ pub fn heal(job: &Job<'_>, plan: &Plan) -> Result<Healed> {
     plan.check_models(student.spec(), job.teacher.as_ref().map(Model::spec), &job.origin)?;
     std::fs::create_dir_all(job.folder).map_err(file(job.folder))?;
     own(job)?;
-    let before = loss_of(&student, job)?;
+    let before = loss_of(&job.placed(&student)?, job)?;
     let teacher = job.teacher.as_ref().map(|teacher| loss_of(teacher, job)).transpose()?;
     let cache = plan.cache.then(|| fill(job, plan, student.spec().vocab)).transpose()?;
     let mut trainer = Trainer::new(job, plan, (Phase::Global, begin(job, plan, student)?), cache.as_ref())?;
@@ -77,7 +77,7 @@ pub fn heal(job: &Job<'_>, plan: &Plan) -> Result<Healed> {
     let (tokens, epochs) = trainer.progress();
     let (result, trained) = trainer.finish(|| begin(job, plan, (job.student)()?))?;
     let (model, count) = (trained.model().clone(), trained.count());
-    let after = loss_of(&model, job)?;
+    let after = loss_of(&job.placed(&model)?, job)?;
     let steps = plan.steps;
     let summary = Summary { trained: count, tokens, steps, before, after, teacher, result, epochs };
     Ok(Healed { model, trained, summary })
@@ -87,7 +87,7 @@ pub fn heal(job: &Job<'_>, plan: &Plan) -> Result<Healed> {
 fn begin(job: &Job<'_>, plan: &Plan, student: Model) -> Result<Trained> {
     let begun = |student: Model| -> Result<Trained> {
         let training = Training::Parameters(vec![blocks_of(student.spec())]);
-        Trained::new(student, &training, &*plan.optimizer, plan.seed)
+        Trained::new(student, &training, (&*plan.optimizer, plan.seed), job.machine.as_ref())
     };
     let student = if plan.local_steps == 0 {
         student
@@ -96,7 +96,7 @@ fn begin(job: &Job<'_>, plan: &Plan, student: Model) -> Result<Trained> {
         trainer.run()?;
         trainer.finish(|| begun((job.student)()?))?.1.model().clone()
     };
-    Trained::new(student, &plan.training, &*plan.optimizer, plan.seed)
+    Trained::new(student, &plan.training, (&*plan.optimizer, plan.seed), job.machine.as_ref())
 }
 
 /// A pattern of all parameters of blocks.
@@ -153,9 +153,8 @@ fn fill(job: &Job<'_>, plan: &Plan, own: usize) -> Result<Cache> {
             teacher.pass(examples.batch()?, taper_model::PassOptions::to_head(taper_model::Recompute::Insides))?;
         let hidden = teacher.read(&pass)?;
         let head = teacher.output_head()?;
-        let (hidden, head) = (hidden.host("teacher")?, head.host("teacher")?);
         let mut failed = Ok(());
-        taper_kernels::cpu::logits_in_pieces(hidden, head, |start, logits| {
+        taper_kernels::logits_in_pieces(&hidden, &head, |start, logits| {
             let found = tops(logits, vocab, temperature, top);
             if failed.is_ok() {
                 failed = cache.append(at * sequence + start as u64, &found);

@@ -11,6 +11,8 @@ mod guide;
 mod heal;
 mod local;
 mod losses;
+#[cfg(test)]
+mod machine_tests;
 mod material;
 mod matrix;
 mod metrics;

@@ -16,22 +16,21 @@ use taper_model::{Model, PassOptions, Recompute, Sink, Slopes};
 
 use crate::error::{HealError, Result};
 use crate::losses::Piece;
-use crate::plan::Job;
 
 /// Values handled as one task.
 const PIECE: usize = 16 * 1024;
 
 /// The loss of a piece's blocks; gradients go to `sink`.
 pub(crate) fn piece(
-    (model, job): (&Model, &Job<'_>),
+    (model, teacher, origin): (&Model, Option<&Model>, &[usize]),
     piece: Piece<'_>,
     recompute: Recompute,
     sink: &mut dyn Sink,
 ) -> Result<Vec<f64>> {
-    let Some(teacher) = &job.teacher else {
+    let Some(teacher) = teacher else {
         return Err(HealError::Setting { key: "teacher", reason: "none, and blocks are to learn from it".to_owned() });
     };
-    let changed = changed(model, teacher, &job.origin);
+    let changed = changed(model, teacher, origin);
     if changed.is_empty() {
         let reason = "no block differs from the teacher's, so that there is nothing to learn from it".to_owned();
         return Err(HealError::Setting { key: "local", reason });
@@ -45,6 +44,7 @@ pub(crate) fn piece(
         let pass = model.pass_over(piece.batch, (block..block + 1, input.clone()), PassOptions::new(recompute))?;
         let (loss, slopes) = missing(pass.end(), whole.stream(upto), input, share)?;
         sum += loss * share;
+        let slopes = model.beside(&slopes)?;
         pass.backward(model, Slopes { end: Some(slopes), streams: BTreeMap::new(), projections: None }, sink)?;
     }
     Ok(vec![sum])
@@ -64,9 +64,9 @@ fn changed(model: &Model, teacher: &Model, origin: &[usize]) -> Vec<(usize, [usi
 /// `Σ (y − t)² / Σ (t − x)²` and `share` times its gradient.
 fn missing(y: &Tensor, t: &Tensor, x: &Tensor, share: f64) -> Result<(f64, Tensor)> {
     const OP: &str = "local";
-    let [y, t, x] = [y.host(OP)?, t.host(OP)?, x.host(OP)?];
+    let [y, t, x] = [y.to_host()?, t.to_host()?, x.to_host()?];
     let shape = y.dims();
-    let (y, t, x) = (cpu::Values::of(OP, y)?, cpu::Values::of(OP, t)?, cpu::Values::of(OP, x)?);
+    let (y, t, x) = (cpu::Values::of(OP, &y)?, cpu::Values::of(OP, &t)?, cpu::Values::of(OP, &x)?);
     let square = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
     let sums = |a: &[f32], b: &[f32]| -> f64 {
         let parts: Vec<f64> = a.par_chunks(PIECE).zip(b.par_chunks(PIECE)).map(|(a, b)| square(a, b)).collect();

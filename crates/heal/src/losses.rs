@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor as Host};
 use rayon::prelude::*;
-use taper_kernels::{KernelError, Tensor, cpu};
+use taper_kernels::{HeadGradients, KernelError, Tensor, cpu, through_head};
 use taper_model::{Batch, Branches, Model, Pass, PassOptions, Recompute, Sink, Slopes};
 
 use crate::error::Result;
@@ -77,16 +77,13 @@ impl Losses<'_> {
         let mut losses = vec![0.0; self.aims.len()];
         let mut slopes = Slopes::default();
         if let (Some(teacher), true) = (&guide.pass, inner) {
-            self.streams(&pass, teacher, piece, (&mut losses, &mut slopes))?;
-            self.relations(&pass, teacher, piece, (&mut losses, &mut slopes))?;
+            self.streams((model, &pass), teacher, piece, (&mut losses, &mut slopes))?;
+            self.relations((model, &pass), teacher, piece, (&mut losses, &mut slopes))?;
         }
         if self.wants(|view| matches!(view, View::Logits(_))) {
             let hidden = model.read(&pass)?;
-            let mut take = |input: &Host, slopes: &Host| {
-                let (input, slopes) = (input.clone().into(), slopes.clone().into());
-                model.head_gradients(&input, &slopes, sink)
-            };
-            let take: Option<&mut cpu::HeadGradients<'_>> = if head { Some(&mut take) } else { None };
+            let mut take = |input: &Tensor, slopes: &Tensor| model.head_gradients(input, slopes, sink);
+            let take: Option<&mut HeadGradients<'_>> = if head { Some(&mut take) } else { None };
             let dy = self.logits((model, &hidden), piece, &guide.rows, (take, &mut losses))?;
             slopes.end = Some(model.read_backward(&pass, &dy, sink)?);
         }
@@ -103,9 +100,8 @@ impl Losses<'_> {
         (model, hidden): (&Model, &Tensor),
         piece: Piece<'_>,
         rows: &Rows<'_>,
-        (take, losses): (Option<&mut cpu::HeadGradients<'_>>, &mut [f64]),
+        (take, losses): (Option<&mut HeadGradients<'_>>, &mut [f64]),
     ) -> Result<Tensor> {
-        const OP: &str = "objectives";
         let of_logits: Vec<(usize, f64, &dyn OfLogits)> = self
             .aims
             .iter()
@@ -118,8 +114,7 @@ impl Losses<'_> {
         let vocab = model.spec().vocab;
         let each = 1.0 / piece.learnt.max(1) as f64;
         let head = model.output_head()?;
-        let (hidden, head) = (hidden.host(OP)?, head.host(OP)?);
-        let dy = cpu::through_head(hidden, head, take, |start, logits| {
+        let dy = through_head(hidden, &head, take, |start, logits| {
             let guides = rows.of(start, logits.len() / vocab).map_err(into_kernel)?;
             let places = logits.par_chunks_mut(vocab).enumerate();
             let found: Vec<Vec<f32>> = places
@@ -162,12 +157,12 @@ impl Losses<'_> {
             }
             Ok(())
         })?;
-        Ok(dy.into())
+        Ok(dy)
     }
 
     fn streams(
         &self,
-        pass: &Pass<'_>,
+        (model, pass): (&Model, &Pass<'_>),
         teacher: &Pass<'_>,
         piece: Piece<'_>,
         (losses, slopes): (&mut [f64], &mut Slopes),
@@ -187,14 +182,14 @@ impl Losses<'_> {
             }
         }
         for (block, sum) in sums {
-            slopes.streams.insert(block, tensor(sum, pass.stream(block).dims())?);
+            slopes.streams.insert(block, model.beside(&tensor(sum, pass.stream(block).dims())?)?);
         }
         Ok(())
     }
 
     fn relations(
         &self,
-        pass: &Pass<'_>,
+        (model, pass): (&Model, &Pass<'_>),
         teacher: &Pass<'_>,
         piece: Piece<'_>,
         (losses, slopes): (&mut [f64], &mut Slopes),
@@ -214,8 +209,8 @@ impl Losses<'_> {
             }
         }
         if let Some([q, k, v]) = sums {
-            slopes.projections =
-                Some([tensor(q, own[0].dims())?, tensor(k, own[1].dims())?, tensor(v, own[2].dims())?]);
+            let slope = |values, of: &Tensor| -> Result<Tensor> { Ok(model.beside(&tensor(values, of.dims())?)?) };
+            slopes.projections = Some([slope(q, own[0])?, slope(k, own[1])?, slope(v, own[2])?]);
         }
         Ok(())
     }
@@ -230,7 +225,8 @@ fn pair(
 ) -> Result<(f64, Vec<f32>)> {
     const OP: &str = "objectives";
     let widths = [own.dims()[1], other.dims()[1]];
-    let (student, teacher) = (cpu::Values::of(OP, own.host(OP)?)?, cpu::Values::of(OP, other.host(OP)?)?);
+    let (own, other) = (own.to_host()?, other.to_host()?);
+    let (student, teacher) = (cpu::Values::of(OP, &own)?, cpu::Values::of(OP, &other)?);
     loss(Pair { student: &student, teacher: &teacher, shape: [piece.batch.sequences(), piece.batch.length()], widths })
 }
 

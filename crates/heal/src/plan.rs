@@ -1,10 +1,12 @@
 //! What a training is to do, and with what.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use taper_arch::ModelSpec;
 use taper_base::Fingerprint;
 use taper_base::progress::Progress;
+use taper_kernels::cuda::{Machine, Storage};
 use taper_model::{Model, ModelError};
 
 use crate::error::{HealError, Result};
@@ -67,8 +69,10 @@ pub struct Plan {
 pub struct Job<'a> {
     /// Reads the pruned model. It is asked for again if training brings nothing, so that no copy of it is kept.
     pub student: &'a (dyn Fn() -> std::result::Result<Model, ModelError> + Sync),
-    /// The model it was cut from.
+    /// The model it was cut from, where it is to run.
     pub teacher: Option<Model>,
+    /// The machine that passes of the student run on, and the type of values there, which is the teacher's too; none is the CPU.
+    pub machine: Option<(Arc<dyn Machine>, Storage)>,
     /// Which block of the teacher each block of the student was.
     pub origin: Vec<usize>,
     /// What is trained on, and what losses are told of.
@@ -77,10 +81,20 @@ pub struct Job<'a> {
     pub folder: &'a Path,
     /// Of all that the result depends on.
     pub identity: Fingerprint,
-    /// Bytes of memory that are free.
+    /// Bytes of memory that activations may fill where passes run.
     pub memory: u64,
     /// Where progress is told.
     pub progress: &'a dyn Progress,
+}
+
+impl Job<'_> {
+    /// `model` where passes run.
+    pub(crate) fn placed(&self, model: &Model) -> Result<Model> {
+        match &self.machine {
+            Some((machine, storage)) => Ok(model.to_machine(machine, *storage)?),
+            None => Ok(model.clone()),
+        }
+    }
 }
 
 impl Plan {

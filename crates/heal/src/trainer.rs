@@ -81,14 +81,14 @@ impl<'a> Trainer<'a> {
                 tokens: 0,
                 first: 0.0,
                 high: 0,
-                best: (0, loss_of(trained.model(), job)?),
+                best: (0, loss_of(trained.running(), job)?),
                 cursors: source.cursors(),
                 voters: Vec::new(),
             },
         };
         let metrics = Metrics::open(job.folder, phase.name(), state.step)?;
         let voting = voters.iter().map(|values| trained.with_values(values)).collect::<Result<_>>()?;
-        let recompute = recompute(trained.model(), plan, job.memory);
+        let recompute = recompute(trained.running(), plan, job.memory);
         let started = Instant::now();
         Ok(Self {
             job,
@@ -131,7 +131,7 @@ impl<'a> Trainer<'a> {
             let last = step == steps;
             let mut save = last || step.is_multiple_of(self.plan.checkpoint_every);
             if last || step.is_multiple_of(self.plan.validate_every) {
-                let found = loss_of(self.trained.model(), self.job)?;
+                let found = loss_of(self.trained.running(), self.job)?;
                 self.metrics.put(Metric {
                     step,
                     tokens: self.state.tokens,
@@ -224,13 +224,14 @@ impl<'a> Trainer<'a> {
             let mut sink = self.trained.sink();
             let found = match self.phase {
                 Phase::Local => {
-                    crate::local::piece((self.trained.model(), self.job), piece, self.recompute, &mut sink)?
+                    let models = (self.trained.running(), self.job.teacher.as_ref(), &self.job.origin[..]);
+                    crate::local::piece(models, piece, self.recompute, &mut sink)?
                 }
                 Phase::Global => {
                     let branches = |block: usize, half: taper_arch::SubBlock| self.branches(piece, block, half);
                     let branches: Option<&taper_model::Branches<'_>> =
                         if plan.drop_path > 0.0 { Some(&branches) } else { None };
-                    losses.piece(self.trained.model(), piece, (&mut sink, head), branches)?
+                    losses.piece(self.trained.running(), piece, (&mut sink, head), branches)?
                 }
             };
             sums.resize(found.len(), 0.0);
@@ -330,6 +331,10 @@ impl<'a> Trainer<'a> {
 /// Whether activations fit half of the memory that is free; the result is the same.
 fn recompute(model: &Model, plan: &Plan, memory: u64) -> Recompute {
     let tokens = TOKENS.max(plan.length).min(plan.sequences * plan.length);
-    let need = PassMemory::of(model.spec(), tokens).backward(Recompute::Cheap);
+    let memory_of = match model.machine() {
+        None => PassMemory::of(model.spec(), tokens),
+        Some(_) => PassMemory::on_machine(model.spec(), tokens, model.storage()),
+    };
+    let need = memory_of.backward(Recompute::Cheap);
     if need <= memory / 2 { Recompute::Cheap } else { Recompute::Insides }
 }

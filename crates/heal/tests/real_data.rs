@@ -49,6 +49,7 @@ impl Scene {
         let job = Job {
             student: &|| Ok(self.student.clone()),
             teacher: Some(self.teacher.clone()),
+            machine: None,
             origin: (0..self.student.spec().blocks.len()).collect(),
             material: Material::Text {
                 tokenizer: &self.tokenizer,

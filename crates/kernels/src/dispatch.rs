@@ -10,12 +10,14 @@ mod sums;
 
 pub use attention::{Attended, Rope, attention, attention_backward};
 pub use gates::{geglu, geglu_backward, gelu, gelu_backward, swiglu, swiglu_backward};
-pub use loss::{HeadGradients, cross_entropy, token_losses};
+pub use loss::{HeadGradients, cross_entropy, logits_in_pieces, through_head, token_losses};
 pub use norms::{
     layer_norm, layer_norm_backward, layer_norm_parameter_gradients, rms_norm, rms_norm_backward,
     rms_norm_weight_gradient,
 };
-pub use products::{add_unit_gradient, from_units, gather_rows, into_units, scatter_rows, unit_gradient};
+pub use products::{
+    add_unit_gradient, from_units, gather_rows, into_units, scatter_rows, set_unit_gradient, unit_gradient,
+};
 pub use sums::{
     abs_product_sum, accumulate, add, column_dots, column_square_sums, column_sums, moments, row_abs_sums,
     scale_columns, scale_sequences, square_sum,

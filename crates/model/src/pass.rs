@@ -288,7 +288,8 @@ impl Pass<'_> {
             let own = projections.take_if(|_| step.half == SubBlock::Attention);
             if g.is_none() && own.is_some() {
                 let zero = candle_core::Tensor::zeros(&shape[..], candle_core::DType::F32, &candle_core::Device::Cpu);
-                g = Some(zero.map_err(crate::error::candle("zeros")).map_err(at(step.place()))?.into());
+                let zero = zero.map_err(crate::error::candle("zeros"));
+                g = Some(zero.and_then(|zero| model.beside(&zero.into())).map_err(at(step.place()))?);
             }
             let Some(slope) = &g else { continue };
             let place = step.place();

@@ -19,6 +19,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("loss.cu", include_str!("../../../kernels/loss.cu")),
     ("norm.cu", include_str!("../../../kernels/norm.cu")),
     ("rope.cu", include_str!("../../../kernels/rope.cu")),
+    ("scale.cu", include_str!("../../../kernels/scale.cu")),
     ("stats.cu", include_str!("../../../kernels/stats.cu")),
 ];
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use taper_arch::ModelSpec;
-use taper_kernels::cuda::{CudaError, Machine};
+use taper_kernels::cuda::{CudaError, Machine, Storage};
 use taper_model::{Model, parameter_count};
 
 use crate::PipelineError;
@@ -28,15 +28,38 @@ impl Gpu {
         self.free.saturating_sub(weights(spec)) / 100 * SHARE
     }
 
+    /// Memory that activations may fill while a model of `spec` is trained, by a teacher if there is one, in bytes.
+    pub(crate) fn memory_to_heal(&self, spec: &ModelSpec, teacher: Option<&ModelSpec>) -> u64 {
+        let [there, gradients] = trained(spec);
+        let teacher = teacher.map_or(0, |teacher| trained(teacher)[0]);
+        self.free.saturating_sub(there + gradients + teacher) / 100 * SHARE
+    }
+
     /// `model` in its memory.
     pub(crate) fn hold(&self, model: &Model) -> Result<Model, PipelineError> {
-        Ok(model.to_machine(&self.machine, model.storage())?)
+        self.hold_as(model, model.storage())
+    }
+
+    /// `model` in its memory, values of type `storage`.
+    pub(crate) fn hold_as(&self, model: &Model, storage: Storage) -> Result<Model, PipelineError> {
+        Ok(model.to_machine(&self.machine, storage)?)
+    }
+
+    /// What passes run on.
+    pub(crate) fn machine(&self) -> &Arc<dyn Machine> {
+        &self.machine
     }
 }
 
 /// Bytes of the weights of `spec`.
 pub(crate) fn weights(spec: &ModelSpec) -> u64 {
     parameter_count(spec) * spec.dtype_bytes as u64
+}
+
+/// Bytes of the weights of `spec` on a GPU, and of the gradients of all of them.
+pub(crate) fn trained(spec: &ModelSpec) -> [u64; 2] {
+    let (numbers, storage) = (parameter_count(spec), Storage::of_bytes(spec.dtype_bytes));
+    [storage, Storage::F32].map(|storage| numbers * storage.bytes() as u64)
 }
 
 /// The GPU that `device` asks for; none is the CPU. `auto` says which one it takes, in a build that has a choice.

@@ -14,8 +14,9 @@ use taper_model::{Checkpoint, Model, parameter_count};
 
 use crate::context::documents;
 use crate::data::ImageData;
+use crate::device::{self, Gpu};
 use crate::error::io;
-use crate::recipe::{HealPart, HealText};
+use crate::recipe::{Device, HealPart, HealText};
 use crate::run_dir::RunDir;
 use crate::stage::StageKey;
 use crate::stages::heal::{HealReport, HealedCheckpoint, Healing, origin, others, shares, validation_tokens};
@@ -67,6 +68,8 @@ pub struct HealRequest {
     pub start: Start,
     /// Worker threads; 0: as the environment says.
     pub threads: usize,
+    /// Where passes run; of classifiers of images on the CPU.
+    pub device: Device,
 }
 
 /// What `taper heal` came to.
@@ -125,8 +128,21 @@ fn heal_here(request: &HealRequest, console: &dyn Console) -> Result<HealOutcome
     if let Some(teacher) = &teacher {
         key = key.with("teacher", &fingerprint(&teacher.checkpoint)?);
     }
-    console.finished(Stage::Load, &format!("{} parameters", taper_base::Parameters(parameter_count(spec))), false);
-    let work = Work { request, console, plan: &plan, student: &student, teacher: teacher.as_ref(), origin };
+    let gpu = match (spec.image, request.device) {
+        (Some(_), Device::Cuda) => {
+            let reason = "cuda, but classifiers of images are trained on the CPU".to_owned();
+            return Err(HealError::Setting { key: "device", reason }.into());
+        }
+        (Some(_), _) => None,
+        (None, device) => device::open(device)?,
+    };
+    if let Some(gpu) = &gpu {
+        key = key.with_json("device", &gpu.name)?; // it rounds in its own way
+    }
+    let on = gpu.as_ref().map(|gpu| format!("; on the {}", gpu.name)).unwrap_or_default();
+    let loaded = format!("{} parameters{on}", taper_base::Parameters(parameter_count(spec)));
+    console.finished(Stage::Load, &loaded, false);
+    let work = Work { request, console, plan: &plan, student: &student, teacher: teacher.as_ref(), origin, gpu };
     match &request.data {
         HealData::Texts(data, validation) => work.texts(key, data, validation.as_ref()),
         HealData::Images(data, validation) => work.images(key, (data, validation.as_ref())),
@@ -141,6 +157,7 @@ struct Work<'a> {
     student: &'a Opened,
     teacher: Option<&'a Opened>,
     origin: Vec<usize>,
+    gpu: Option<Gpu>,
 }
 
 impl Work<'_> {
@@ -157,6 +174,7 @@ impl Work<'_> {
             student: &self.student.local.dir,
             origin: self.origin.clone(),
             material,
+            gpu: self.gpu.as_ref(),
             shard_bytes: crate::recipe::MaterialisePart::default().shard_size.0,
             settings: json!(self.request.settings.identity()),
         };

@@ -87,13 +87,25 @@ fn healing(part: &HealPart, spec: &ModelSpec, length: usize) -> u64 {
     2 * device::weights(spec) + trained * numbers + PassMemory::of(spec, tokens).backward(Recompute::Insides)
 }
 
-/// What to say if healing could take more memory than is free.
-pub(crate) fn healing_note(recipe: &Recipe, spec: &ModelSpec) -> Option<String> {
+/// Bytes of a GPU that training takes at most, if nothing were pruned: weights of teacher and student, gradients of what is
+/// trained, activations, computed again. What else [`healing`] counts stays on the host.
+fn healing_there(part: &HealPart, spec: &ModelSpec, length: usize) -> u64 {
+    let [weights, gradients] = device::trained(spec);
+    let length = part.length.unwrap_or(length);
+    let (tokens, storage) =
+        ((part.sequences * length).min(length.max(taper_heal::TOKENS)), Storage::of_bytes(spec.dtype_bytes));
+    let gradients = if part.lora.is_some() { 0 } else { gradients };
+    2 * weights + gradients + PassMemory::on_machine(spec, tokens, storage).backward(Recompute::Insides)
+}
+
+/// What to say if healing could take more memory than is free, on this machine or its `gpu`.
+pub(crate) fn healing_note(recipe: &Recipe, spec: &ModelSpec, gpu: Option<&Gpu>) -> Option<String> {
     let part = recipe.heal.as_ref()?;
-    let (need, free) = (healing(part, spec, length(recipe, spec)), machine::available_bytes());
+    let here = (healing(part, spec, length(recipe, spec)), machine::available_bytes(), "");
+    let there = gpu.map(|gpu| (healing_there(part, spec, length(recipe, spec)), gpu.free, " on the GPU"));
+    let (need, free, on) = [Some(here), there].into_iter().flatten().find(|(need, free, _)| need > free)?;
     let help = if part.lora.is_some() { "a smaller `length`" } else { "`lora`, or the optimizer `lion`" };
-    let note = || format!("heal: needs up to {}, {} is free: {help} helps", Bytes(need), Bytes(free));
-    (need > free).then(note)
+    Some(format!("heal: needs up to {}{on}, {} is free: {help} helps", Bytes(need), Bytes(free)))
 }
 
 impl fmt::Display for MemoryNeed {

@@ -82,7 +82,7 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
             crate::context::range(recipe, checkpoint.spec())?;
         }
         memory = Some(MemoryNeed::of(recipe, checkpoint.spec(), gpu.as_ref())?);
-        healing = healing_note(recipe, checkpoint.spec());
+        healing = healing_note(recipe, checkpoint.spec(), gpu.as_ref());
         narrowed = recipe.space_of(checkpoint.spec())?.1;
     }
     let strategy = taper_search::build(&recipe.search.strategy.name, &recipe.search.strategy.params)?;
@@ -91,9 +91,6 @@ pub fn check(recipe: &Recipe) -> Result<Checked, PipelineError> {
     notes.extend(healing);
     notes.extend(no_gpu);
     notes.extend(narrowed.iter().map(ToString::to_string));
-    if recipe.heal.is_some() && gpu.is_some() {
-        notes.push("heal: trains on the CPU".to_owned());
-    }
     if recipe.budget.latency.is_some() {
         notes.push("budget.latency: what fits is known once times are measured".to_owned());
     }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use taper_pipeline::recipe::Device;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct HealArgs {
     /// The pruned model: Hub id, id@revision or folder.
@@ -63,4 +65,25 @@ pub(crate) struct HealArgs {
     /// Worker threads; by default `RAYON_NUM_THREADS`, or one a core. The result does not depend on it.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Where passes run: auto takes the first GPU if there is one that this build can use, and says so.
+    #[arg(long, value_enum, default_value_t = On::Auto)]
+    pub(crate) device: On,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum On {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+impl From<On> for Device {
+    fn from(on: On) -> Self {
+        match on {
+            On::Auto => Self::Auto,
+            On::Cpu => Self::Cpu,
+            On::Cuda => Self::Cuda,
+        }
+    }
 }

@@ -46,6 +46,7 @@ pub(crate) fn heal(args: &Args, given: &HealArgs, console: &dyn Console) -> anyh
         origin: given.origin.clone(),
         start,
         threads: given.threads.map_or(0, usize::from),
+        device: given.device.into(),
     };
     let outcome = taper_pipeline::heal(&request, console)?;
     print(args, &outcome, || render::healed(&outcome.report, &outcome.checkpoint))

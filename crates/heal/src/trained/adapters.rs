@@ -11,10 +11,12 @@
 //!
 //! Sources: LoRA arXiv:2106.09685, DoRA arXiv:2402.09353.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Tensor as Host};
 use rayon::prelude::*;
 use taper_base::rng::{RngExt, stream};
-use taper_kernels::{Tensor, add_unit_gradient, cpu, from_units, into_units};
+use taper_kernels::{KernelError, Tensor, accumulate, add_unit_gradient, column_dots, cpu, from_units, into_units};
 use taper_model::{Gradient, Model, Place};
 
 use super::whole::chosen;
@@ -36,6 +38,13 @@ pub(super) struct Adapter {
     base: Tensor,     // [units, d_model], as stored
     merged: Host,     // W', f32
     factor: Vec<f32>, // DoRA's m / norm, one an output
+    passed: Passed,
+}
+
+/// What gradients are made with, where passes run.
+struct Passed {
+    merged: Tensor,
+    sides: [Tensor; 2], // `L` and `R`; with DoRA the one of the outputs is multiplied by their factors
 }
 
 pub(super) fn begin(
@@ -64,7 +73,9 @@ pub(super) fn begin(
             return Err(HealError::Setting { key: "lora.rank", reason });
         }
         let (name, merged) = (place.name(student.spec()), own(&base)?);
-        let adapter = Adapter { place, name, at: weights.len(), merged, base, factor: Vec::new() };
+        let nothing = Tensor::from(zeros(&[0])?); // until they are merged
+        let passed = Passed { merged: merged.clone().into(), sides: [nothing.clone(), nothing] };
+        let adapter = Adapter { place, name, at: weights.len(), merged, base, factor: Vec::new(), passed };
         adapter.weights(settings, optimizer, seed, &mut weights)?;
         all.push(adapter);
     }
@@ -72,8 +83,8 @@ pub(super) fn begin(
         Ok(all.iter().find(|adapter| adapter.place == place).map_or(tensor, |adapter| adapter.merged.clone().into()))
     })?;
     let mut adapters = Adapters { settings: settings.clone(), all };
-    adapters.refresh(&weights)?;
-    Ok(Trained { model, weights, adapters: Some(adapters), places: std::collections::BTreeMap::new() })
+    adapters.refresh(&weights, None)?;
+    Ok(Trained { model, there: None, weights, adapters: Some(adapters), places: BTreeMap::new() })
 }
 
 impl Adapter {
@@ -186,27 +197,19 @@ impl Adapters {
         let Some(adapter) = self.all.iter().find(|adapter| adapter.place == place) else { return Ok(()) };
         let Gradient::Matrix { units, other, .. } = gradient else { return Ok(()) };
         let [left, right] = [&weights[adapter.at], &weights[adapter.at + 1]];
-        let to = |weight: &Weight| Tensor::from(weight.gradient.clone());
-        let [mut l, mut r] = [left.values.clone(), right.values.clone()];
+        let Passed { merged, sides: [l, r] } = &adapter.passed;
         if self.settings.dora {
-            // outputs are multiplied by their factors, here on the adapter's side of the product
-            if adapter.transposed() {
-                r = scaled(&r, &adapter.factor, true)?;
-            } else {
-                l = scaled(&l, &adapter.factor, false)?;
-            }
-            let (merged, magnitude) = (Tensor::from(adapter.merged.clone()), to(&weights[adapter.at + 2]));
             let products = if adapter.transposed() {
-                (other, from_units(None, &[(units, &merged)], None)?) // [tokens, d_model]
+                (other, from_units(None, &[(units, merged)], None)?) // [tokens, d_model]
             } else {
-                (units, into_units(other, &merged, None)?) // [tokens, units]
+                (units, into_units(other, merged, None)?) // [tokens, units]
             };
-            taper_kernels::accumulate(&magnitude, &column_products(products.0, &products.1)?)?;
+            accumulate(&weights[adapter.at + 2].sum(), &column_dots(products.0, &products.1)?)?;
         }
-        let narrow = into_units(other, &r.into(), None)?; // [tokens, rank]
-        add_unit_gradient(&to(left), units, &narrow)?;
-        let narrow = from_units(None, &[(*units, &l.into())], None)?; // [tokens, rank]
-        add_unit_gradient(&to(right), &narrow, other)
+        let narrow = into_units(other, r, None)?; // [tokens, rank]
+        add_unit_gradient(&left.sum(), units, &narrow)?;
+        let narrow = from_units(None, &[(*units, l)], None)?; // [tokens, rank]
+        add_unit_gradient(&right.sum(), &narrow, other)
     }
 
     /// Multiplies gradients by what they have in common.
@@ -235,13 +238,30 @@ impl Adapters {
         Ok(())
     }
 
-    /// Merges all again.
-    pub(super) fn refresh(&mut self, weights: &[Weight]) -> Result<()> {
+    /// Merges all again, also into the model `there` on a machine.
+    pub(super) fn refresh(&mut self, weights: &[Weight], there: Option<&Model>) -> Result<()> {
         let (scale, dora) = (self.scale(), self.settings.dora);
+        let there: BTreeMap<Place, Tensor> =
+            there.map(|model| model.tensors().into_iter().collect()).unwrap_or_default();
         for adapter in &mut self.all {
             let sides = [&weights[adapter.at].values, &weights[adapter.at + 1].values];
             let magnitude = dora.then(|| cpu::Values::of("merge", &weights[adapter.at + 2].values)).transpose()?;
             adapter.factor = adapter.merge(scale, sides, magnitude.as_deref(), &adapter.merged)?;
+            adapter.passed.merged = match there.get(&adapter.place) {
+                Some(Tensor::Cuda(array)) => {
+                    array.write(&cpu::Values::of("merge", &adapter.merged)?).map_err(KernelError::from)?;
+                    array.clone().into()
+                }
+                _ => adapter.merged.clone().into(),
+            };
+            let outputs = usize::from(adapter.transposed()); // the side that DoRA's factors are on
+            let mut passed = sides.map(|side| Tensor::from(side.clone()));
+            if dora {
+                passed[outputs] = scaled(sides[outputs], &adapter.factor, adapter.transposed())?.into();
+            }
+            let [l, r] = passed;
+            let beside = |side: Tensor| side.beside(&adapter.passed.merged);
+            adapter.passed.sides = [beside(l)?, beside(r)?];
         }
         Ok(())
     }
@@ -269,11 +289,4 @@ fn scaled(x: &Host, factor: &[f32], columns: bool) -> taper_kernels::Result<Host
     let tensor = tensor.map_err(|cause| taper_kernels::KernelError::Tensor { op: "adapter", cause })?;
     cpu::change("adapter", &tensor, |values| scale_outputs(values, x.dims()[1], factor, columns))?;
     Ok(tensor)
-}
-
-/// `Σ_tokens a ∘ b` of each column.
-fn column_products(a: &Tensor, b: &Tensor) -> taper_kernels::Result<Tensor> {
-    let product = a.host("adapter")? * b.host("adapter")?;
-    let product = product.map_err(|cause| taper_kernels::KernelError::Tensor { op: "adapter", cause })?;
-    taper_kernels::column_sums(&product.into())
 }

@@ -27,7 +27,7 @@ pub(super) fn begin(student: Model, patterns: &[String], optimizer: &dyn Optimiz
         weights.push(Weight::new(name, values.clone(), kind, optimizer)?);
         Ok(Tensor::from(values))
     })?;
-    Ok(Trained { model, weights: weights.into_inner(), adapters: None, places: places.into_inner() })
+    Ok(Trained { model, there: None, weights: weights.into_inner(), adapters: None, places: places.into_inner() })
 }
 
 /// The set of names that `patterns` describe; each must describe one of `names`.

@@ -84,17 +84,28 @@ impl Array {
     /// # Errors
     /// If their number is not the shape's, or there is no memory.
     pub fn of(machine: &Arc<dyn Machine>, values: &[f32], shape: &[usize], storage: Storage) -> Result<Self> {
-        let bytes: Vec<u8> = match storage {
-            Storage::F32 => bytes_of(values, |x| x.to_le_bytes()),
-            Storage::Bf16 => bytes_of(values, |x| bf16::from_f32(x).to_le_bytes()),
-        };
-        Self::from_bytes(machine, &bytes, shape, Kind::Values(storage))
+        let array = Self::uninitialised(machine, shape, Kind::Values(storage))?;
+        array.write(values)?;
+        Ok(array)
+    }
+
+    /// Takes values from the host, rounded to what the array holds; whoever shares its memory sees them.
+    ///
+    /// # Errors
+    /// If their number is not the array's, these are no values, or what the machine says.
+    pub fn write(&self, values: &[f32]) -> Result<()> {
+        match self.storage("upload", "values")? {
+            Storage::F32 => self.write_bytes(bytemuck::cast_slice(values)), // little-endian, as the machine
+            Storage::Bf16 => self.write_bytes(&bytes_of(values, |x| bf16::from_f32(x).to_le_bytes())),
+        }
     }
 
     /// Values from the host as they are.
     pub(crate) fn of_bf16(machine: &Arc<dyn Machine>, values: &[bf16], shape: &[usize]) -> Result<Self> {
         let bytes = bytes_of(values, |x| x.to_le_bytes());
-        Self::from_bytes(machine, &bytes, shape, Kind::Values(Storage::Bf16))
+        let array = Self::uninitialised(machine, shape, Kind::Values(Storage::Bf16))?;
+        array.write_bytes(&bytes)?;
+        Ok(array)
     }
 
     /// Whole numbers from the host.
@@ -102,21 +113,22 @@ impl Array {
     /// # Errors
     /// If there is no memory.
     pub fn of_numbers(machine: &Arc<dyn Machine>, numbers: &[i32]) -> Result<Self> {
-        let bytes = bytes_of(numbers, i32::to_le_bytes);
-        Self::from_bytes(machine, &bytes, &[numbers.len()], Kind::I32)
+        let array = Self::uninitialised(machine, &[numbers.len()], Kind::I32)?;
+        array.write_bytes(&bytes_of(numbers, i32::to_le_bytes))?;
+        Ok(array)
     }
 
-    fn from_bytes(machine: &Arc<dyn Machine>, bytes: &[u8], shape: &[usize], kind: Kind) -> Result<Self> {
-        let array = Self::uninitialised(machine, shape, kind)?;
-        let count = bytes.len() / kind.bytes();
-        if count != array.count() {
-            let want = format!("as many values as {shape:?}");
+    fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
+        self.adjacent("upload", "array")?;
+        let count = bytes.len() / self.kind.bytes();
+        if count != self.count() {
+            let want = format!("as many values as {:?}", self.shape);
             return Err(CudaError::Shape { op: "upload", what: "values", got: vec![count], want });
         }
-        if !bytes.is_empty() {
-            machine.copy(Transfer::In { from: bytes, to: array.address() })?;
+        if bytes.is_empty() {
+            return Ok(());
         }
-        Ok(array)
+        self.machine().copy(Transfer::In { from: bytes, to: self.address() })
     }
 
     /// The values on the host, once all commands before have run.
@@ -124,12 +136,36 @@ impl Array {
     /// # Errors
     /// If these are no values, or what the machine says of the commands before.
     pub fn to_host(&self) -> Result<Vec<f32>> {
-        let bytes = self.bytes()?;
         match self.kind {
-            Kind::Values(Storage::F32) => Ok(chunks(&bytes).map(f32::from_le_bytes).collect()),
-            Kind::Values(Storage::Bf16) => Ok(chunks(&bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
+            Kind::Values(Storage::F32) => {
+                let mut values = vec![0.0; self.count()];
+                self.read(&mut values)?;
+                Ok(values)
+            }
+            Kind::Values(Storage::Bf16) => {
+                let bytes = self.bytes()?;
+                Ok(bytes.as_chunks().0.par_iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect())
+            }
             _ => Err(self.not("download", "array", "f32 or bf16")),
         }
+    }
+
+    /// Puts the values of an f32 array into `to`, once all commands before have run.
+    ///
+    /// # Errors
+    /// If it is none, or of another length, or what the machine says of the commands before.
+    pub fn read(&self, to: &mut [f32]) -> Result<()> {
+        const OP: &str = "download";
+        self.adjacent(OP, "array")?;
+        self.expect(OP, "array", &self.shape, Kind::F32)?;
+        if to.len() != self.count() {
+            let want = format!("as many values as {:?}", self.shape);
+            return Err(CudaError::Shape { op: OP, what: "values", got: vec![to.len()], want });
+        }
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.machine().copy(Transfer::Out { from: self.address(), to: bytemuck::cast_slice_mut(to) })
     }
 
     /// Statistics on the host, once all commands before have run.
@@ -155,10 +191,13 @@ impl Array {
     }
 
     /// Fills it with zeros.
-    pub(crate) fn clear(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If its rows are apart, or what the machine says.
+    pub fn clear(&self) -> Result<()> {
         self.adjacent("clear", "array")?;
-        let zeros = vec![0; self.count() * self.kind.bytes()];
-        if zeros.is_empty() { Ok(()) } else { self.machine().copy(Transfer::In { from: &zeros, to: self.address() }) }
+        let bytes = self.count() * self.kind.bytes();
+        if bytes == 0 { Ok(()) } else { self.machine().copy(Transfer::Zeros { to: self.address(), bytes }) }
     }
 
     /// The matrix of `[rows, columns]` values of `storage` that begins where this does, its rows `apart` values apart.

@@ -237,6 +237,9 @@ impl Machine for Device {
                 Transfer::Within { from, to, bytes } => {
                     refused("cuMemcpyDtoDAsync", driver::memcpy_dtod_async(to, from, bytes, self.stream))
                 }
+                Transfer::Zeros { to, bytes } => {
+                    refused("cuMemsetD8Async", driver::memset_d8_async(to, 0, bytes, self.stream))
+                }
                 Transfer::Out { from, to } => {
                     refused("cuMemcpyDtoHAsync", driver::memcpy_dtoh_async(to, from, self.stream))?;
                     refused("cuStreamSynchronize", driver::stream::synchronize(self.stream))

@@ -71,6 +71,20 @@ pub fn add_unit_gradient(sum: &Array, units: &Array, other: &Array) -> Result<()
     multiply_into(OP, ("units", Operand::turned(units)), ("other", Operand::plain(other)), to)
 }
 
+/// `sum = unitsᵀ · other`, in place of what it was.
+///
+/// # Shapes
+/// As [`unit_gradient`], `sum` as its result.
+///
+/// # Errors
+/// If shapes or types do not fit, or the machine fails.
+pub fn set_unit_gradient(sum: &Array, units: &Array, other: &Array) -> Result<()> {
+    const OP: &str = "set_unit_gradient";
+    sum.expect(OP, "sum", sum.shape(), Kind::F32)?;
+    let to = Out { array: sum, add: false };
+    multiply_into(OP, ("units", Operand::turned(units)), ("other", Operand::plain(other)), to)
+}
+
 fn with_bias(mut y: Array, bias: Option<&Array>) -> Result<Array> {
     bias.map_or(Ok(()), |bias| add_bias(&mut y, bias))?;
     Ok(y)

@@ -71,6 +71,48 @@ pub fn cross_entropy<E: From<CudaError>>(
     Ok((losses, gradient))
 }
 
+/// The gradient with respect to `hidden` of any loss of the logits, which `slopes` turns into theirs on the host.
+///
+/// # Shapes
+/// As the CPU's.
+///
+/// # Errors
+/// If shapes or types do not fit, the machine fails, or what `sink` or `slopes` returns.
+pub fn through_head<E: From<CudaError>>(
+    hidden: &Array,
+    head: &Array,
+    mut sink: Option<&mut HeadGradients<'_, E>>,
+    mut slopes: impl FnMut(usize, &mut [f32]) -> std::result::Result<(), E>,
+) -> std::result::Result<Array, E> {
+    const OP: &str = "through_head";
+    let pieces = Pieces::of(OP, hidden, head, &vec![0; hidden.as_rows().0])?;
+    let gradient = hidden.like()?;
+    for (start, count) in pieces.ranges() {
+        let mut values = pieces.logits(start, count)?.to_host()?;
+        slopes(start, &mut values)?;
+        let slopes = Array::of(hidden.machine(), &values, &[count, pieces.vocab], pieces.storage)?;
+        let to = Out { array: &gradient.rows(start, count)?, add: false };
+        multiply_into(OP, ("slopes", Operand::plain(&slopes)), ("head", Operand::plain(head)), to)?;
+        if let Some(sink) = &mut sink {
+            sink(&hidden.rows(start, count)?, &slopes)?;
+        }
+    }
+    Ok(gradient)
+}
+
+/// Logits of each piece of the tokens, on the host, as `each` is given the first token's number and them.
+///
+/// # Errors
+/// If shapes or types do not fit, the machine fails, or what `each` returns.
+pub fn logits_in_pieces<E: From<CudaError>>(
+    hidden: &Array,
+    head: &Array,
+    mut each: impl FnMut(usize, &mut [f32]) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let pieces = Pieces::of("logits_in_pieces", hidden, head, &vec![0; hidden.as_rows().0])?;
+    pieces.ranges().try_for_each(|(start, count)| each(start, &mut pieces.logits(start, count)?.to_host()?))
+}
+
 struct Pieces<'a> {
     op: &'static str,
     hidden: &'a Array,

@@ -49,6 +49,13 @@ pub enum Transfer<'a> {
         /// How much.
         bytes: usize,
     },
+    /// Zeros on the device.
+    Zeros {
+        /// Where.
+        to: u64,
+        /// How much.
+        bytes: usize,
+    },
     /// To the host.
     Out {
         /// Where from.

@@ -1,7 +1,7 @@
 //! Cross-entropy of the next token, fused with the output head.
 
 use crate::cuda::Array;
-use crate::{Pending, Result, Tensor, cpu, cuda};
+use crate::{KernelError, Pending, Result, Tensor, cpu, cuda};
 
 /// Receives the head's input and the gradient of its logits, piece by piece: `[tokens, d_model]`, `[tokens, vocab]`. On a
 /// machine only products take the latter.
@@ -55,4 +55,56 @@ pub fn cross_entropy(
             (Pending::coming(move || losses.to_host()), dy.into())
         }
     })
+}
+
+/// The gradient with respect to `hidden` of any loss of the logits. `slopes` is given the number of a first token and the
+/// logits of some from it on, `[tokens, vocab]`, and turns them into the gradient of the loss with respect to them; on the
+/// host, whatever computed them.
+///
+/// # Shapes
+/// `hidden` `[tokens, d_model]` after the final norm, `head` `[vocab, d_model]`; the gradient is as `hidden`.
+///
+/// # Errors
+/// If shapes, types or devices do not fit, a machine fails, or what `sink` or `slopes` returns.
+pub fn through_head(
+    hidden: &Tensor,
+    head: &Tensor,
+    sink: Option<&mut HeadGradients<'_>>,
+    slopes: impl FnMut(usize, &mut [f32]) -> Result<()>,
+) -> Result<Tensor> {
+    const OP: &str = "through_head";
+    Ok(match hidden {
+        Tensor::Host(hidden) => {
+            let Some(sink) = sink else { return Ok(cpu::through_head(hidden, head.host(OP)?, None, slopes)?.into()) };
+            let mut sink = |input: &candle_core::Tensor, slopes: &candle_core::Tensor| {
+                sink(&input.clone().into(), &slopes.clone().into())
+            };
+            cpu::through_head(hidden, head.host(OP)?, Some(&mut sink), slopes)?.into()
+        }
+        Tensor::Cuda(hidden) => {
+            let head = head.array(OP, hidden)?;
+            let Some(sink) = sink else { return Ok(cuda::through_head(hidden, head, None, slopes)?.into()) };
+            let mut sink = |input: &Array, slopes: &Array| sink(&input.clone().into(), &slopes.clone().into());
+            cuda::through_head::<KernelError>(hidden, head, Some(&mut sink), slopes)?.into()
+        }
+    })
+}
+
+/// Logits of each piece of the tokens, `[tokens, vocab]`, as `each` is given the first token's number and them, on the host.
+///
+/// # Shapes
+/// As [`through_head`].
+///
+/// # Errors
+/// If shapes, types or devices do not fit, a machine fails, or what `each` returns.
+pub fn logits_in_pieces(
+    hidden: &Tensor,
+    head: &Tensor,
+    each: impl FnMut(usize, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    const OP: &str = "logits_in_pieces";
+    match hidden {
+        Tensor::Host(hidden) => cpu::logits_in_pieces(hidden, head.host(OP)?, each),
+        Tensor::Cuda(hidden) => cuda::logits_in_pieces(hidden, head.array(OP, hidden)?, each),
+    }
 }

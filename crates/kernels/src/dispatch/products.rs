@@ -68,6 +68,21 @@ pub fn add_unit_gradient(sum: &Tensor, units: &Tensor, other: &Tensor) -> Result
     }
 }
 
+/// `sum = unitsᵀ · other`, in place of what it was.
+///
+/// # Shapes
+/// As [`unit_gradient`], `sum` as its result.
+///
+/// # Errors
+/// If shapes, types or devices do not fit, or a machine fails.
+pub fn set_unit_gradient(sum: &Tensor, units: &Tensor, other: &Tensor) -> Result<()> {
+    const OP: &str = "set_unit_gradient";
+    match sum {
+        Tensor::Host(sum) => cpu::set_unit_gradient(sum, units.host(OP)?, other.host(OP)?),
+        Tensor::Cuda(sum) => Ok(cuda::set_unit_gradient(sum, units.array(OP, sum)?, other.array(OP, sum)?)?),
+    }
+}
+
 /// Row `ids[t]` of the table for each token `t`.
 ///
 /// # Shapes

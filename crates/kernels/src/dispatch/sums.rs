@@ -27,15 +27,18 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// `x · factors[sequence]`: the rows of each sequence multiplied with a number of its own. On the CPU alone.
+/// `x · factors[sequence]`: the rows of each sequence multiplied with a number of its own.
 ///
 /// # Shapes
 /// `x` `[sequences · tokens, d]`, one factor a sequence; the result is as `x`.
 ///
 /// # Errors
-/// If shapes, type or device do not fit.
+/// If shapes or type do not fit, or a machine fails.
 pub fn scale_sequences(x: &Tensor, factors: &[f32]) -> Result<Tensor> {
-    Ok(cpu::scale_sequences(x.host("scale_sequences")?, factors)?.into())
+    Ok(match x {
+        Tensor::Host(x) => cpu::scale_sequences(x, factors)?.into(),
+        Tensor::Cuda(x) => cuda::scale_sequences(x, factors)?.into(),
+    })
 }
 
 /// `base + x · factors[column]`; no base is zero. On the CPU alone.
@@ -51,16 +54,19 @@ pub fn scale_columns(base: Option<&Tensor>, x: &Tensor, factors: &Tensor) -> Res
     Ok(cpu::scale_columns(base, x.host(OP)?, factors.host(OP)?)?.into())
 }
 
-/// `Σ_rows x · y` of each column, in f32: the gradient of the factors of [`scale_columns`]. On the CPU alone.
+/// `Σ_rows x · y` of each column, in f32: the gradient of the factors of [`scale_columns`].
 ///
 /// # Shapes
 /// `x` and `y` `[rows, d]`; the result is `[d]`.
 ///
 /// # Errors
-/// If shapes, type or device do not fit.
+/// If shapes, types or devices do not fit, or a machine fails.
 pub fn column_dots(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     const OP: &str = "column_dots";
-    Ok(cpu::column_dots(x.host(OP)?, y.host(OP)?)?.into())
+    Ok(match x {
+        Tensor::Host(x) => cpu::column_dots(x, y.host(OP)?)?.into(),
+        Tensor::Cuda(x) => cuda::column_dots(x, y.array(OP, x)?)?.into(),
+    })
 }
 
 /// Sum of each column, in f32: the gradient of a bias.

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,11 +16,13 @@ use taper_base::{Bytes, Fingerprint};
 use taper_data::{DataError, Documents, FeedText, Pack, Shares, Split, TextTokenizer, Tokens, pack};
 use taper_export::transformers;
 use taper_heal::{Job, Material, Metric, Plan, Summary, read_metrics};
+use taper_kernels::cuda::Storage;
 use taper_model::{Checkpoint, Model, save};
 
 use super::{read_json, write_json};
 use crate::context::{Context, documents};
 use crate::data::Content;
+use crate::device::Gpu;
 use crate::error::{finite, io};
 use crate::plot::{Curve, loss_plot};
 use crate::recipe::HealPart;
@@ -53,6 +56,8 @@ pub(crate) struct Healing<'a> {
     pub(crate) origin: Vec<usize>,
     /// What is trained on and what losses are told of, made if there is work.
     pub(crate) material: &'a dyn Fn() -> Result<Material<'a>, PipelineError>,
+    /// Where passes run; none is the CPU.
+    pub(crate) gpu: Option<&'a Gpu>,
     /// Largest file of weights.
     pub(crate) shard_bytes: u64,
     /// The section, for `taper.lock`.
@@ -106,6 +111,7 @@ impl Staged<'_> {
             student: pruned,
             origin: origin(&read_json::<Selection>(&pruned.join("kept_units.json"))?),
             material,
+            gpu: context.gpu.as_ref(),
             shard_bytes: context.recipe.materialise.shard_size.0,
             settings: json!(part.identity()),
         };
@@ -189,14 +195,24 @@ impl Healing<'_> {
     ) -> Result<(), PipelineError> {
         let checkpoint = Checkpoint::open(self.student)?;
         fs::create_dir_all(work).map_err(io(work))?;
+        let storage = Storage::of_bytes(checkpoint.spec().dtype_bytes);
+        let memory = match self.gpu {
+            None => machine::memory_to_use(),
+            Some(gpu) => gpu.memory_to_heal(checkpoint.spec(), teacher.as_ref().map(Model::spec)),
+        };
+        let teacher = match (teacher, self.gpu) {
+            (Some(teacher), Some(gpu)) => Some(gpu.hold_as(&teacher, storage)?),
+            (teacher, _) => teacher,
+        };
         let job = Job {
             student: &|| Model::load(&Checkpoint::open(self.student)?),
             teacher,
+            machine: self.gpu.map(|gpu| (Arc::clone(gpu.machine()), storage)),
             origin: self.origin.clone(),
             material: (self.material)()?,
             folder: work,
             identity: identity.clone(),
-            memory: machine::memory_to_use(),
+            memory,
             progress: self.console,
         };
         let healed = taper_heal::heal(&job, self.plan)?;
