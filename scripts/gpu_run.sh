@@ -21,7 +21,7 @@ built() {
 for line in sys.stdin:
     message = json.loads(line)
     kind = message.get("target", {}).get("kind")
-    if message.get("executable") and kind in (["test"], ["example"]):
+    if message.get("executable") and kind in (["test"], ["example"], ["lib"]):
         print(message["executable"])'
 }
 
@@ -40,6 +40,7 @@ pack() {
     strip -o "$work/taper-gpu/cuda" "$(built test -p taper-kernels --test cuda --no-run)"
     strip -o "$work/taper-gpu/model" "$(built test -p taper-model --test machine --no-run)"
     strip -o "$work/taper-gpu/proxies" "$(built test -p taper-proxies --test machine --no-run)"
+    strip -o "$work/taper-gpu/heal" "$(built test -p taper-heal --lib --no-run)"
     binary=$(built build -p taper-proxies --example score_candidate)
     "$binary" "$tiny" >/dev/null # runs, before it travels
     strip -o "$work/taper-gpu/score_candidate" "$binary"
@@ -86,7 +87,7 @@ run() {
     export TAPER_PTX_CACHE=$here/ptx TAPER_GOLDEN=$here/golden RUST_BACKTRACE=0
     find_cublas
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$results/machine.csv"
-    for tests in cuda model proxies; do
+    for tests in cuda model proxies heal; do
         step "parity, $tests" "$results/parity.log" "$here/$tests" --ignored on_a_gpu --test-threads 1 --nocapture
     done
     step benchmark "$results/bench.json" "$here/cuda" --ignored benchmark --nocapture --quiet

@@ -119,6 +119,11 @@ impl<'a> Rows<'a> {
         Ok(found)
     }
 
+    /// The teacher and what its head sees of the piece, if it was run.
+    pub(crate) fn original(&self) -> Option<(&Model, &Tensor)> {
+        self.guides.teacher.zip(self.teacher.as_ref())
+    }
+
     /// The mean of the voters' probabilities, `[tokens, vocab]`.
     fn votes(&self, start: usize, count: usize, temperature: f64) -> Result<Vec<f32>> {
         let mut mean: Vec<f32> = Vec::new();

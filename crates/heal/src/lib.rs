@@ -19,6 +19,7 @@ mod metrics;
 mod noise;
 pub mod objectives;
 pub mod optimizers;
+mod own;
 mod plan;
 pub mod schedules;
 mod trained;

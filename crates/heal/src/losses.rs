@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor as Host};
 use rayon::prelude::*;
-use taper_kernels::{HeadGradients, KernelError, Tensor, cpu, through_head};
-use taper_model::{Batch, Branches, Model, Pass, PassOptions, Recompute, Sink, Slopes};
+use taper_kernels::{HeadGradients, KernelError, Pending, Tensor, cpu, predictions, through_head};
+use taper_model::{Batch, Branches, Model, ModelError, Pass, PassOptions, Recompute, Sink, Slopes};
 
 use crate::error::Result;
 use crate::guide::{Guides, Rows};
 use crate::objectives::{Objective, OfLogits, Pair, View};
+use crate::own::Own;
 
 /// An objective and how much of it counts.
 #[derive(Debug)]
@@ -75,7 +76,7 @@ impl Losses<'_> {
         let guide = self.guides.of(piece, inner, relations)?;
         let pass = model.pass(piece.batch, options)?;
         let mut losses = vec![0.0; self.aims.len()];
-        let mut slopes = Slopes::default();
+        let (mut slopes, mut coming) = (Slopes::default(), None);
         if let (Some(teacher), true) = (&guide.pass, inner) {
             self.streams((model, &pass), teacher, piece, (&mut losses, &mut slopes))?;
             self.relations((model, &pass), teacher, piece, (&mut losses, &mut slopes))?;
@@ -84,12 +85,24 @@ impl Losses<'_> {
             let hidden = model.read(&pass)?;
             let mut take = |input: &Tensor, slopes: &Tensor| model.head_gradients(input, slopes, sink);
             let take: Option<&mut HeadGradients<'_>> = if head { Some(&mut take) } else { None };
-            let dy = self.logits((model, &hidden), piece, &guide.rows, (take, &mut losses))?;
+            let original = guide.rows.original();
+            let own = Own::of(self.aims, piece.learnt, original.is_some());
+            let dy = match own.filter(|_| hidden.machine().is_some() && piece.mixed.is_empty()) {
+                Some(own) => {
+                    let (found, dy) = own_kernel(&own, (model, &hidden), original, (piece.targets, take))?;
+                    coming = Some((own, found));
+                    dy
+                }
+                None => self.logits((model, &hidden), piece, &guide.rows, (take, &mut losses))?,
+            };
             slopes.end = Some(model.read_backward(&pass, &dy, sink)?);
         }
         drop(guide);
         if let Some(g) = pass.backward(model, slopes, sink)? {
             model.embed_backward(piece.batch, &g, sink)?;
+        }
+        if let Some((own, found)) = coming {
+            own.add(&found.wait()?, &mut losses); // a machine is not waited for before
         }
         Ok(losses)
     }
@@ -214,6 +227,20 @@ impl Losses<'_> {
         }
         Ok(())
     }
+}
+
+/// What a machine's own kernel finds, and the gradient of what the head saw.
+fn own_kernel(
+    own: &Own,
+    (model, hidden): (&Model, &Tensor),
+    original: Option<(&Model, &Tensor)>,
+    (targets, take): (&[Option<u32>], Option<&mut HeadGradients<'_>>),
+) -> Result<(Pending<Vec<f32>>, Tensor)> {
+    let head = model.output_head()?;
+    let original = original.filter(|_| own.compares());
+    let original = original.map(|(teacher, seen)| Ok::<_, ModelError>((seen, teacher.output_head()?))).transpose()?;
+    let teacher = original.as_ref().map(|(seen, head)| [*seen, head]);
+    Ok(predictions([hidden, &head], teacher, targets, own.aims, take)?)
 }
 
 /// `loss` of the values of two tensors of rows.

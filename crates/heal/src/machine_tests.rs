@@ -1,6 +1,8 @@
 //! Trainings whose passes run on a machine, the emulated one, against the same on the CPU, which the references hold to PyTorch.
 //! Once more on a GPU where there is one (`--features cuda`, `--ignored`).
 
+#![expect(clippy::print_stdout, reason = "the largest differences, for --nocapture")]
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -15,8 +17,8 @@ use crate::trained::Trained;
 use crate::{AdapterSettings, Aim, Training, local, optimizers};
 
 /// Of losses and of the norm of each gradient. f32: sums in other orders. bf16: weights and activations have 8 bits.
-const F32: f64 = 1e-4;
-const BF16: [f64; 2] = [5e-2, 2e-1];
+const F32: f64 = 1e-5;
+const BF16: [f64; 2] = [3e-2, 1e-1];
 const STEPS: u64 = 3;
 
 type At = Option<(Arc<dyn Machine>, Storage)>;
@@ -122,8 +124,10 @@ fn cases() -> Vec<Case> {
     let none = || json!({});
     vec![
         case("cross-entropy", &[("cross-entropy", none())]),
+        case("two of a kind", &[("cross-entropy", none()), ("cross-entropy", none())]),
         case("smoothed, and divergence", &[("cross-entropy", json!({"label_smoothing": 0.1})), ("logit-kl", none())]),
         case("reverse, hot", &[("logit-kl", json!({"direction": "reverse", "temperature": 2.0}))]),
+        case("between", &[("logit-kl", json!({"direction": "jensen-shannon", "beta": 0.3, "temperature": 0.7}))]),
         case("likeliest, between", &[("logit-kl", json!({"direction": "jensen-shannon", "top": 4}))]),
         case("insides", &[("hidden-mse", none()), ("qkv-relations", none()), ("cka", none())]),
         case("own past", &[("self-distill", none()), ("cross-entropy", none())]),
@@ -134,16 +138,16 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-fn trainings_are_those_of_the_cpu(machine: impl Fn() -> Arc<dyn Machine>) {
-    for name in ["llama-gqa-rope3", "qwen3-gqa", "llama-bias"] {
+fn trainings_are_those_of_the_cpu(machine: impl Fn() -> Arc<dyn Machine>, models: &[&str]) {
+    for name in models {
         let pair = Pair::open(name);
         for case in cases() {
             let (wanted, wanted_gradients) = pair.train(&case, &None);
             for (storage, most) in [(Storage::F32, [F32; 2]), (Storage::Bf16, BF16)] {
                 let what = format!("{name}, {}, {storage}", case.what);
                 let (losses, gradients) = pair.train(&case, &Some((machine(), storage)));
-                let away = testkit::relative_difference(&losses, &wanted);
-                assert!(away <= most[0], "{what}: losses {losses:?}, wanted {wanted:?}");
+                let lost = testkit::relative_difference(&losses, &wanted);
+                assert!(lost <= most[0], "{what}: losses {losses:?}, wanted {wanted:?}");
                 let square = |all: &[Vec<f32>]| all.iter().flatten().map(|x| f64::from(*x).powi(2)).sum::<f64>();
                 assert!(square(&gradients) > 0.0, "{what}");
                 let differences: Vec<Vec<f32>> = gradients
@@ -153,6 +157,7 @@ fn trainings_are_those_of_the_cpu(machine: impl Fn() -> Arc<dyn Machine>) {
                     .collect();
                 let away = (square(&differences) / square(&wanted_gradients)).sqrt();
                 assert!(away <= most[1], "{what}: gradients {away:e}");
+                println!("{what:<60} losses {lost:.1e}, gradients {away:.1e}");
             }
         }
     }
@@ -160,7 +165,7 @@ fn trainings_are_those_of_the_cpu(machine: impl Fn() -> Arc<dyn Machine>) {
 
 #[test]
 fn trainings_emulated() {
-    trainings_are_those_of_the_cpu(|| emulation::Host::quick());
+    trainings_are_those_of_the_cpu(|| emulation::Host::quick(), &["llama-gqa-rope3"]);
 }
 
 #[cfg(feature = "cuda")]
@@ -170,6 +175,8 @@ mod on_a_gpu {
     #[test]
     #[ignore = "needs a GPU"]
     fn trainings() {
-        super::trainings_are_those_of_the_cpu(|| Arc::new(taper_kernels::cuda::Device::open(0).unwrap()));
+        let gpu =
+            || -> Arc<dyn taper_kernels::cuda::Machine> { Arc::new(taper_kernels::cuda::Device::open(0).unwrap()) };
+        super::trainings_are_those_of_the_cpu(gpu, &["llama-gqa-rope3", "qwen3-gqa", "llama-bias"]);
     }
 }

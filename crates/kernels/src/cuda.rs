@@ -31,7 +31,9 @@ pub use embedding::{gather_rows, scatter_rows};
 pub use error::{CudaError, Result};
 pub use gate::{Activation, activation_backward, gate, gate_backward};
 pub use linear::{add_unit_gradient, from_units, into_units, set_unit_gradient, unit_gradient};
-pub use loss::{HeadGradients, LOGITS, cross_entropy, logits_in_pieces, through_head, token_losses};
+pub use loss::{
+    HeadGradients, LOGITS, Predictions, cross_entropy, logits_in_pieces, predictions, through_head, token_losses,
+};
 pub use machine::{Argument, Command, Launch, Machine, Matrix, Product, Transfer};
 pub use norm::{Norm, layer_norm, layer_norm_backward, norm_weight_gradient, rms_norm, rms_norm_backward};
 pub use rope::Rope;

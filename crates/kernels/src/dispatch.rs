@@ -10,7 +10,7 @@ mod sums;
 
 pub use attention::{Attended, Rope, attention, attention_backward};
 pub use gates::{geglu, geglu_backward, gelu, gelu_backward, swiglu, swiglu_backward};
-pub use loss::{HeadGradients, cross_entropy, logits_in_pieces, through_head, token_losses};
+pub use loss::{HeadGradients, cross_entropy, logits_in_pieces, predictions, through_head, token_losses};
 pub use norms::{
     layer_norm, layer_norm_backward, layer_norm_parameter_gradients, rms_norm, rms_norm_backward,
     rms_norm_weight_gradient,

@@ -21,8 +21,9 @@ use shared::golden_folders;
 /// Of losses and of each gradient's norm. f32: sums in other orders.
 const F32: f64 = 1e-4;
 /// Losses and gradients in bf16. Weights and every activation are rounded to 8 bits, some tens of times on the way through
-/// three blocks, and what is left of q's and k's gradients are differences; sums of 32 terms average little of it.
-const BF16: [f64; 2] = [1e-2, 1e-1];
+/// three blocks, and what is left of q's and k's gradients are differences; sums of 32 terms average little of it (1.07e-1 of one
+/// bias on an H200, whose products sum in another order).
+const BF16: [f64; 2] = [1e-2, 1.5e-1];
 /// What a pass holds at most, as a share of what was said: norms in one go, no buffers of threads and no stream at the end
 /// while it goes back, so less than the CPU.
 const SHARES: std::ops::RangeInclusive<f64> = 0.75..=1.02;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use taper_base::registry::{Entry, MethodError, params};
 use taper_kernels::rows;
 
-use super::{Guide, Objective, OfLogits, Teacher, View};
+use super::{Guide, Objective, OfLogits, OwnKernel, Teacher, View};
 
 const NAME: &str = "cross-entropy";
 
@@ -56,6 +56,10 @@ impl OfLogits for CrossEntropy {
             loss += smoothing * (log_sum - mean as f32);
         }
         loss
+    }
+
+    fn own_kernel(&self) -> Option<OwnKernel> {
+        Some(OwnKernel::CrossEntropy(self.label_smoothing))
     }
 
     fn in_place(&self, logits: &mut [f32], target: u32, scale: f32) -> Option<f32> {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use taper_base::registry::{Entry, MethodError, params};
 use taper_kernels::rows::{self, Divergence, Logits};
 
-use super::{Guide, Objective, OfLogits, Teacher, View};
+use super::{Guide, Objective, OfLogits, OwnKernel, Teacher, View};
 
 const NAME: &str = "logit-kl";
 
@@ -84,6 +84,10 @@ impl OfLogits for LogitKl {
             _ => 0.0,
         };
         temperature * temperature * found
+    }
+
+    fn own_kernel(&self) -> Option<OwnKernel> {
+        self.top.is_none().then(|| OwnKernel::Divergence(self.divergence(), self.temperature))
     }
 }
 

@@ -10,6 +10,8 @@ pub mod self_distill;
 use serde_json::Value;
 use taper_base::registry::{self, Entry, MethodError};
 
+use taper_kernels::rows::Divergence;
+
 use crate::error::Result;
 
 /// What the student is to be near to, for one token.
@@ -66,6 +68,20 @@ pub trait OfLogits: Send + Sync {
     fn in_place(&self, _: &mut [f32], _: u32, _: f32) -> Option<f32> {
         None
     }
+
+    /// What a machine's own kernel has to know of it, if it can do this one.
+    fn own_kernel(&self) -> Option<OwnKernel> {
+        None
+    }
+}
+
+/// An objective that a machine computes by itself; others see their logits on the host.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum OwnKernel {
+    /// Cross-entropy with this label smoothing.
+    CrossEntropy(f32),
+    /// `T²` times this divergence from all of the teacher's predictions at temperature `T`.
+    Divergence(Divergence, f64),
 }
 
 /// Rows of the two models, one a token.

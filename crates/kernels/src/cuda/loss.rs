@@ -4,6 +4,7 @@ use super::embedding::numbers;
 use super::launch::Kernel;
 use super::linear::{Operand, Out, multiply, multiply_into};
 use super::{Array, CudaError, Kind, Result, Storage};
+use crate::rows::Divergence;
 
 const FILE: &str = "loss.cu";
 /// Logits computed at once, in values: 512 MiB of f32. Fixed by shape alone, so results depend on nothing else.
@@ -59,14 +60,69 @@ pub fn cross_entropy<E: From<CudaError>>(
         let logits = pieces.logits(start, count)?;
         let kernel = pieces.kernel(OP, &losses, start, count, &logits)?.array(&weights.rows(start, count)?);
         kernel.size("vocab", pieces.vocab).run(machine)?;
-        // the slopes lie where the f32 logits were, each row where its logits began
-        let apart = pieces.vocab * Storage::F32.bytes() / pieces.storage.bytes();
-        let slopes = logits.apart([count, pieces.vocab], pieces.storage, apart);
-        let to = Out { array: &gradient.rows(start, count)?, add: false };
-        multiply_into(OP, ("slopes", Operand::plain(&slopes)), ("head", Operand::plain(head)), to)?;
-        if let Some(sink) = &mut sink {
-            sink(&hidden.rows(start, count)?, &slopes)?;
-        }
+        pieces.back(&gradient, (start, count), (&logits, &mut sink))?;
+    }
+    Ok((losses, gradient))
+}
+
+/// What predictions are to be like: a target's token, a teacher's predictions, or both.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Predictions {
+    /// Weight of the cross-entropy; 0: none.
+    pub cross_entropy: f64,
+    /// Its label smoothing.
+    pub smoothing: f64,
+    /// Weight of the divergence's gradient with respect to logits divided by the temperature.
+    pub apart: f64,
+    /// Which.
+    pub divergence: Divergence,
+    /// What logits are divided by for it.
+    pub temperature: f64,
+}
+
+/// Cross-entropy and the divergence from a teacher's predictions, each before its weight, `[tokens, 2]`; and the gradient of
+/// their weighted sum with respect to `hidden`.
+///
+/// # Shapes
+/// As [`token_losses`]; a target of none is not learnt. `teacher` is its `hidden` and `head`, of as many tokens and the same
+/// vocabulary.
+///
+/// # Errors
+/// If shapes, types or targets do not fit, the machine fails, or what `sink` returns.
+pub fn predictions<E: From<CudaError>>(
+    [hidden, head]: [&Array; 2],
+    teacher: Option<[&Array; 2]>,
+    targets: &[Option<u32>],
+    aims: Predictions,
+    mut sink: Option<&mut HeadGradients<'_, E>>,
+) -> std::result::Result<(Array, Array), E> {
+    const OP: &str = "predictions";
+    let known: Vec<u32> = targets.iter().map(|target| target.unwrap_or(0)).collect();
+    let (pieces, machine) = (Pieces::of(OP, hidden, head, &known)?, hidden.machine());
+    let teacher = teacher.map(|[hidden, head]| Pieces::of(OP, hidden, head, &known)).transpose()?;
+    if let Some(other) = teacher.as_ref().filter(|other| other.vocab != pieces.vocab) {
+        let want = format!("a vocabulary of {}", pieces.vocab);
+        return Err(CudaError::Shape { op: OP, what: "teacher", got: vec![other.vocab], want }.into());
+    }
+    let learnt: Vec<i32> = targets.iter().map(|target| target.map_or(-1, |id| id as i32)).collect();
+    let learnt = Array::of_numbers(machine, &learnt)?;
+    let losses = Array::uninitialised(machine, &[targets.len(), 2], Kind::F32)?;
+    let gradient = hidden.like()?;
+    let (kind, beta) = match aims.divergence {
+        Divergence::Forward => (0, 0.0),
+        Divergence::Reverse => (1, 0.0),
+        Divergence::JensenShannon(beta) => (2, beta),
+    };
+    for (start, count) in pieces.ranges() {
+        let logits = pieces.logits(start, count)?;
+        let other = teacher.as_ref().map(|teacher| teacher.logits(start, count)).transpose()?;
+        let kernel = Kernel::new(OP, FILE, OP, pieces.storage).array(&losses.rows(start, count)?).array(&logits);
+        let kernel = kernel.maybe(other.as_ref()).array(&learnt.rows(start, count)?).size("vocab", pieces.vocab);
+        let kernel =
+            kernel.float(aims.cross_entropy).float(aims.smoothing).float(aims.apart).float(1.0 / aims.temperature);
+        kernel.flag(kind).float(f64::from(beta)).grid([count, 1, 1]).run(machine)?;
+        drop(other);
+        pieces.back(&gradient, (start, count), (&logits, &mut sink))?;
     }
     Ok((losses, gradient))
 }
@@ -143,6 +199,23 @@ impl<'a> Pieces<'a> {
     fn logits(&self, start: usize, count: usize) -> Result<Array> {
         let input = self.hidden.rows(start, count)?;
         multiply(self.op, ("hidden", Operand::plain(&input)), ("head", Operand::turned(self.head)), Kind::F32)
+    }
+
+    /// From slopes, which lie where the f32 logits were, each row where its logits began, through the head.
+    fn back<E: From<CudaError>>(
+        &self,
+        gradient: &Array,
+        (start, count): (usize, usize),
+        (logits, sink): (&Array, &mut Option<&mut HeadGradients<'_, E>>),
+    ) -> std::result::Result<(), E> {
+        let apart = self.vocab * Storage::F32.bytes() / self.storage.bytes();
+        let slopes = logits.apart([count, self.vocab], self.storage, apart);
+        let to = Out { array: &gradient.rows(start, count)?, add: false };
+        multiply_into(self.op, ("slopes", Operand::plain(&slopes)), ("head", Operand::plain(self.head)), to)?;
+        match sink {
+            Some(sink) => sink(&self.hidden.rows(start, count)?, &slopes),
+            None => Ok(()),
+        }
     }
 
     fn kernel(&self, name: &'static str, losses: &Array, start: usize, count: usize, logits: &Array) -> Result<Kernel> {

@@ -90,6 +90,39 @@ pub fn through_head(
     })
 }
 
+/// Cross-entropy and the divergence from a teacher's predictions of each token, each before its weight, `[tokens, 2]`; and the
+/// gradient of their weighted sum with respect to `hidden`. On a machine alone: [`through_head`] is for all.
+///
+/// # Shapes
+/// `hidden` `[tokens, d_model]` after the final norm, `head` `[vocab, d_model]`, `teacher` the same two of another model; a
+/// target of none is not learnt; the gradient is as `hidden`.
+///
+/// # Errors
+/// If shapes, targets, types or devices do not fit, the machine fails, or what `sink` returns.
+pub fn predictions(
+    [hidden, head]: [&Tensor; 2],
+    teacher: Option<[&Tensor; 2]>,
+    targets: &[Option<u32>],
+    aims: cuda::Predictions,
+    sink: Option<&mut HeadGradients<'_>>,
+) -> Result<(Pending<Vec<f32>>, Tensor)> {
+    const OP: &str = "predictions";
+    let Tensor::Cuda(at) = hidden else { return Err(KernelError::Places { op: OP }) };
+    let of = |[hidden, head]: [&'_ Tensor; 2]| -> Result<[Array; 2]> {
+        Ok([hidden.array(OP, at)?.clone(), head.array(OP, at)?.clone()])
+    };
+    let (own, teacher) = (of([hidden, head])?, teacher.map(of).transpose()?);
+    let (own, teacher) = (own.each_ref(), teacher.as_ref().map(|pair| pair.each_ref()));
+    let (losses, dy) = match sink {
+        None => cuda::predictions::<KernelError>(own, teacher, targets, aims, None)?,
+        Some(sink) => {
+            let mut sink = |input: &Array, slopes: &Array| sink(&input.clone().into(), &slopes.clone().into());
+            cuda::predictions(own, teacher, targets, aims, Some(&mut sink))?
+        }
+    };
+    Ok((Pending::coming(move || losses.to_host()), dy.into()))
+}
+
 /// Logits of each piece of the tokens, `[tokens, vocab]`, as `each` is given the first token's number and them, on the host.
 ///
 /// # Shapes

@@ -35,10 +35,10 @@ on_both! {
     attention: forward, backward, arguments_are_checked;
     elementwise: sums, gates, turns;
     empty: nothing_in_gives_nothing_out_or_zeros;
-    loss: losses_and_gradients, a_row_apart, arguments_are_checked;
+    loss: losses_and_gradients, predictions_by_targets_and_a_teacher, a_row_apart, arguments_are_checked;
     norm: norms_forward, norms_backward, weight_gradients, arguments_are_checked;
     sums: columns_and_rows, moments_of_pairs, moments_of_rows;
     table: rows_by_token, gradients_by_token;
-    twins: norms_and_gates, what_vision_adds, attentions_and_losses, statistics;
+    twins: norms_and_gates, what_vision_adds, attentions_and_losses, statistics, scales;
     units: products, gradients, a_prefix_is_a_view;
 }

@@ -119,3 +119,36 @@ pub fn statistics(machine: &Gpu) {
     let want = cpu::abs_product_sum(&x_cpu, &y_cpu.narrow(0, 1, 3).unwrap()).unwrap();
     near(&[pairs.abs_product], &[want]);
 }
+
+pub fn scales(machine: &Gpu) {
+    let [(x, x_cpu), (y, y_cpu)] = ["x", "y"].map(|name| pair(machine, name, &[150, 21]));
+    let factors = [0.0, 2.0, -0.5];
+    let want = cpu::scale_sequences(&x_cpu, &factors).unwrap();
+    same("scale_sequences", &cuda::scale_sequences(&x, &factors).unwrap(), &want);
+    same("column_dots", &cuda::column_dots(&x, &y).unwrap(), &cpu::column_dots(&x_cpu, &y_cpu).unwrap());
+    let refusal = cuda::scale_sequences(&x, &[1.0; 4]).unwrap_err().to_string();
+    assert_eq!(refusal, "scale_sequences: x has shape [150, 21], wanted as many rows for each of 4 sequences");
+    let (sum, sum_cpu) = pair(machine, "sum", &[21, 21]); // what it was is gone
+    cuda::set_unit_gradient(&sum, &x, &y).unwrap();
+    cpu::set_unit_gradient(&sum_cpu, &x_cpu, &y_cpu).unwrap();
+    same("set_unit_gradient", &sum, &sum_cpu);
+    let (hidden, head) = (pair(machine, "h", &[4, 16]), pair(machine, "head", &[50, 16]));
+    let turn = |start: usize, logits: &mut [f32]| logits.iter_mut().for_each(|x| *x = *x * *x + start as f32);
+    let got = cuda::through_head::<CudaError>(&hidden.0, &head.0, None, |start, logits| {
+        turn(start, logits);
+        Ok(())
+    });
+    let want = cpu::through_head(&hidden.1, &head.1, None, |start, logits| {
+        turn(start, logits);
+        Ok(())
+    });
+    same("through_head", &got.unwrap(), &want.unwrap());
+    let mut all = Vec::new();
+    let kept = cuda::logits_in_pieces::<CudaError>(&hidden.0, &head.0, |_, logits| {
+        all.extend_from_slice(logits);
+        Ok(())
+    });
+    kept.unwrap();
+    let want = cpu::into_units(&hidden.1, &head.1, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(testkit::max_abs_diff(&all, &want) < 1e-5);
+}
