@@ -13,20 +13,27 @@ tiny='{"device": "emulated", "blocks": 2, "d_model": 32, "heads": 4, "d_ff": 48,
 limit=$((64 * 1000 * 1000))
 d_heads=5,8,16,24,32,48,64,128 # of the parity cases, the golden models and the benchmark
 
-# The executable that cargo makes, with a GPU: built build|test OPTION...
+packages=(kernels model proxies heal)
+
+# Builds all at once, with a GPU; prints `PACKAGE-TARGET PATH` for each executable, the target `lib` for tests of a crate itself.
 built() {
-    local command=$1
-    shift
-    cargo "$command" --locked --release --features cuda --message-format=json "$@" | python3 -c 'import json, sys
+    local options=() package
+    for package in "${packages[@]}"; do
+        options+=(-p "taper-$package" --features "taper-$package/cuda")
+    done
+    cargo test --locked --release --no-run --message-format=json "${options[@]}" --lib --test cuda --test machine \
+        --example score_candidate | python3 -c 'import json, sys
 for line in sys.stdin:
     message = json.loads(line)
-    kind = message.get("target", {}).get("kind")
-    if message.get("executable") and kind in (["test"], ["example"], ["lib"]):
-        print(message["executable"])'
+    if message.get("executable"):
+        target = message["target"]
+        package = message["package_id"].split("#")[0].rsplit("/", 1)[1]
+        name = "lib" if target["kind"] == ["lib"] else target["name"]
+        print(f"{package}-{name}", message["executable"])'
 }
 
 pack() {
-    local out root work binary size
+    local out root work name binary size
     out=$(realpath -m "$1")
     mkdir -p "$(dirname "$out")"
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -37,13 +44,13 @@ pack() {
     mkdir "$work/taper-gpu"
     scripts/cuda_toolkit.sh
     cargo run --locked --release --quiet -p xtask -- kernels --d-head "$d_heads" --ptx "$work/taper-gpu/ptx"
-    strip -o "$work/taper-gpu/cuda" "$(built test -p taper-kernels --test cuda --no-run)"
-    strip -o "$work/taper-gpu/model" "$(built test -p taper-model --test machine --no-run)"
-    strip -o "$work/taper-gpu/proxies" "$(built test -p taper-proxies --test machine --no-run)"
-    strip -o "$work/taper-gpu/heal" "$(built test -p taper-heal --lib --no-run)"
-    binary=$(built build -p taper-proxies --example score_candidate)
-    "$binary" "$tiny" >/dev/null # runs, before it travels
-    strip -o "$work/taper-gpu/score_candidate" "$binary"
+    while read -r name binary; do
+        case $name in
+            model-lib | proxies-lib) ;; # nothing in them needs a GPU
+            *) strip -o "$work/taper-gpu/$name" "$binary" ;;
+        esac
+    done < <(built)
+    "$work/taper-gpu/proxies-score_candidate" "$tiny" >/dev/null # runs, before it travels
     cp -r crates/model/golden "$work/taper-gpu/"
     cp scripts/gpu_run.sh "$work/taper-gpu/"
     git rev-parse HEAD >"$work/taper-gpu/commit"
@@ -70,11 +77,13 @@ find_cublas() {
 
 failed=()
 
-# A step that may fail: what comes after it is wanted all the same. step NAME FILE COMMAND...
+# A step that may fail: what comes after it is wanted all the same; of a .json its lines of JSON are kept.
+# step NAME FILE COMMAND...
 step() {
-    local name=$1 file=$2 start=$SECONDS
+    local name=$1 file=$2 start=$SECONDS kept=''
     shift 2
-    "$@" 2>&1 | tee -a "$file" || failed+=("$name")
+    if [[ $file == *.json ]]; then kept='^{'; fi
+    "$@" 2>&1 | tee >(grep -e "$kept" >>"$file") || failed+=("$name")
     printf '%s: %d s\n' "$name" $((SECONDS - start))
 }
 
@@ -87,15 +96,16 @@ run() {
     export TAPER_PTX_CACHE=$here/ptx TAPER_GOLDEN=$here/golden RUST_BACKTRACE=0
     find_cublas
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$results/machine.csv"
-    for tests in cuda model proxies heal; do
-        step "parity, $tests" "$results/parity.log" "$here/$tests" --ignored on_a_gpu --test-threads 1 --nocapture
+    for tests in kernels-lib kernels-cuda model-machine proxies-machine heal-lib; do
+        step "parity, $tests" "$results/parity.log" \
+            "$here/$tests" --ignored --skip benchmark --test-threads 1 --nocapture
     done
-    step benchmark "$results/bench.json" "$here/cuda" --ignored benchmark --nocapture --quiet
-    step candidate "$results/candidate.json" "$here/score_candidate"
+    step benchmark "$results/bench.json" "$here/kernels-cuda" --ignored benchmark --nocapture --quiet
+    step candidate "$results/candidate.json" "$here/proxies-score_candidate"
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck racecheck initcheck synccheck; do
             step "$tool" "$results/sanitizer.log" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-                "$here/cuda" --ignored on_a_gpu --test-threads 1
+                "$here/kernels-cuda" --ignored on_a_gpu --test-threads 1
         done
     else
         printf 'SKIPPED: compute-sanitizer is not installed\n' | tee "$results/sanitizer.log"
