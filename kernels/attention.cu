@@ -29,12 +29,12 @@ __device__ inline float dot(const float* a, const float* b) {
 }
 
 // Grid (tiles of queries, heads, sequences).
-KERNEL attention(T* out, float* log_sums, const T* q, const T* k, const T* v, const int* kv_of, int tokens, int heads,
-                 int kv_heads, int window, float scale) {
+KERNEL attention(T* out, float* log_sums, const T* q, const T* k, const T* v, const int* kv_of, const int* first, int tokens,
+                 int heads, int kv_heads, int window, float scale) {
     DYNAMIC_SHARED(memory);
     float *queries = (float*)memory, *keys = queries + QUERIES * PITCH, *values = keys + KEYS * PITCH;
-    Shape shape = {tokens, heads, kv_heads, window, scale};
     int start = blockIdx.x * QUERIES, head = blockIdx.y, sequence = blockIdx.z;
+    Shape shape = {tokens, heads, kv_heads, window, scale, of_sequence(first, sequence, tokens)};
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Index stride = (Index)heads * D_HEAD, kv_stride = (Index)kv_heads * D_HEAD;
     Index at = (Index)sequence * tokens * stride + head * D_HEAD;
@@ -46,14 +46,14 @@ KERNEL attention(T* out, float* log_sums, const T* q, const T* k, const T* v, co
         UNROLL for (int j = 0; j < WIDE; ++j) o[r][j] = 0;
     }
     int end = end_key(shape, start, QUERIES);
-    for (int first = first_key(shape, start) / KEYS * KEYS; first < end; first += KEYS) {
+    for (int tile = first_key(shape, start) / KEYS * KEYS; tile < end; tile += KEYS) {
         __syncthreads();
-        fetch(keys, k + kv_at, first, KEYS, tokens, kv_stride);
-        fetch(values, v + kv_at, first, KEYS, tokens, kv_stride);
+        fetch(keys, k + kv_at, tile, KEYS, tokens, kv_stride);
+        fetch(values, v + kv_at, tile, KEYS, tokens, kv_stride);
         __syncthreads();
         UNROLL for (int r = 0; r < EACH; ++r) {
             int row = warp * EACH + r;
-            bool seen = sees(shape, start + row, first + lane);
+            bool seen = sees(shape, start + row, tile + lane);
             float score = seen ? dot(queries + row * PITCH, keys + lane * PITCH) * scale : MINUS_INFINITY;
             float top = fmaxf(most[r], warp_max(score));
             if (top == MINUS_INFINITY) continue; // nothing seen yet; the same in all lanes
@@ -81,19 +81,23 @@ KERNEL attention_along(float* along, const T* out, const T* dout, int tokens, in
     if (token >= tokens) return; // whole warps
     Index at = (((Index)blockIdx.z * tokens + token) * heads + blockIdx.y) * D_HEAD;
     float sum = 0;
-    for (int i = lane; i < D_HEAD; i += 32) sum += load(out + at + i) * load(dout + at + i);
+    for (int i = lane * AT_ONCE; i < D_HEAD; i += 32 * AT_ONCE) {
+        Values o = load_each(out + at + i, D_HEAD - i), slope = load_each(dout + at + i, D_HEAD - i);
+        UNROLL for (int j = 0; j < AT_ONCE; ++j) sum += o.at[j] * slope.at[j];
+    }
     sum = warp_sum(sum);
     if (lane == 0) along[((Index)blockIdx.z * heads + blockIdx.y) * tokens + token] = sum;
 }
 
 // dq = scale dS k, dS = p (do v - along). Grid as the forward.
 KERNEL attention_dq(T* dq, const T* q, const T* k, const T* v, const T* dout, const float* log_sums, const float* along,
-                    const int* kv_of, int tokens, int heads, int kv_heads, int window, float scale) {
+                    const int* kv_of, const int* first, int tokens, int heads, int kv_heads, int window,
+                    float scale) {
     DYNAMIC_SHARED(memory);
     float *queries = (float*)memory, *slopes = queries + QUERIES * PITCH, *keys = slopes + QUERIES * PITCH;
     float* values = keys + KEYS * PITCH;
-    Shape shape = {tokens, heads, kv_heads, window, scale};
     int start = blockIdx.x * QUERIES, head = blockIdx.y, sequence = blockIdx.z;
+    Shape shape = {tokens, heads, kv_heads, window, scale, of_sequence(first, sequence, tokens)};
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Index stride = (Index)heads * D_HEAD, kv_stride = (Index)kv_heads * D_HEAD;
     Index at = (Index)sequence * tokens * stride + head * D_HEAD;
@@ -103,15 +107,15 @@ KERNEL attention_dq(T* dq, const T* q, const T* k, const T* v, const T* dout, co
     fetch(slopes, dout + at, start, QUERIES, tokens, stride);
     float sum[EACH][WIDE] = {};
     int end = end_key(shape, start, QUERIES);
-    for (int first = first_key(shape, start) / KEYS * KEYS; first < end; first += KEYS) {
+    for (int tile = first_key(shape, start) / KEYS * KEYS; tile < end; tile += KEYS) {
         __syncthreads();
-        fetch(keys, k + kv_at, first, KEYS, tokens, kv_stride);
-        fetch(values, v + kv_at, first, KEYS, tokens, kv_stride);
+        fetch(keys, k + kv_at, tile, KEYS, tokens, kv_stride);
+        fetch(values, v + kv_at, tile, KEYS, tokens, kv_stride);
         __syncthreads();
         UNROLL for (int r = 0; r < EACH; ++r) {
             int row = warp * EACH + r, query = start + row;
             float ds = 0;
-            if (sees(shape, query, first + lane)) {
+            if (sees(shape, query, tile + lane)) {
                 float p = expf(dot(queries + row * PITCH, keys + lane * PITCH) * scale - log_sums[rows + query]);
                 ds = p * (dot(slopes + row * PITCH, values + lane * PITCH) - along[rows + query]);
             }
@@ -131,12 +135,13 @@ KERNEL attention_dq(T* dq, const T* q, const T* k, const T* v, const T* dout, co
 // dk = scale sum dS q, dv = sum p do over all queries of all heads that read this KV head, in order. Here the block's tile
 // is 16 keys and lanes are queries. Grid (tiles of keys, KV heads, sequences).
 KERNEL attention_dkv(T* dk, T* dv, const T* q, const T* k, const T* v, const T* dout, const float* log_sums,
-                     const float* along, const int* kv_of, int tokens, int heads, int kv_heads, int window, float scale) {
+                     const float* along, const int* kv_of, const int* first, int tokens, int heads, int kv_heads,
+                     int window, float scale) {
     DYNAMIC_SHARED(memory);
     float *keys = (float*)memory, *values = keys + QUERIES * PITCH, *queries = values + QUERIES * PITCH;
     float* slopes = queries + KEYS * PITCH;
-    Shape shape = {tokens, heads, kv_heads, window, scale};
     int start = blockIdx.x * QUERIES, kv = blockIdx.y, sequence = blockIdx.z;
+    Shape shape = {tokens, heads, kv_heads, window, scale, of_sequence(first, sequence, tokens)};
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Index stride = (Index)heads * D_HEAD, kv_stride = (Index)kv_heads * D_HEAD;
     Index kv_at = (Index)sequence * tokens * kv_stride + kv * D_HEAD;
@@ -148,13 +153,13 @@ KERNEL attention_dkv(T* dk, T* dv, const T* q, const T* k, const T* v, const T* 
         if (kv_of[head] != kv) continue;
         Index at = (Index)sequence * tokens * stride + head * D_HEAD;
         Index rows = ((Index)sequence * heads + head) * tokens;
-        for (int first = first_query(shape, start) / KEYS * KEYS; first < end; first += KEYS) {
+        for (int tile = first_query(shape, start) / KEYS * KEYS; tile < end; tile += KEYS) {
             __syncthreads();
-            fetch(queries, q + at, first, KEYS, tokens, stride);
-            fetch(slopes, dout + at, first, KEYS, tokens, stride);
+            fetch(queries, q + at, tile, KEYS, tokens, stride);
+            fetch(slopes, dout + at, tile, KEYS, tokens, stride);
             __syncthreads();
             UNROLL for (int r = 0; r < EACH; ++r) {
-                int row = warp * EACH + r, query = first + lane;
+                int row = warp * EACH + r, query = tile + lane;
                 float p = 0, ds = 0;
                 if (sees(shape, query, start + row)) {
                     p = expf(dot(queries + lane * PITCH, keys + row * PITCH) * scale - log_sums[rows + query]);

@@ -1,5 +1,5 @@
 // What the kernels take from the device alone. The tests put a file of the same name in its place and run the very same
-// kernels on the host (crates/kernels/tests/cuda/emulation/device.cuh), so this one is kept small.
+// kernels on the host (crates/emulation/src/device.cuh), so this one is kept small.
 #pragma once
 
 #define KERNEL extern "C" __global__ void
@@ -49,4 +49,35 @@ __device__ inline void load_matrices(unsigned r[4], const bf16* row) {
                      : "r"(address)
                      : "memory");
     }
+}
+
+// `bytes` (4 or 16, both sides aligned to them) on their way to shared memory, or zeros where `inside` is false: then
+// nothing is read. Source: PTX ISA, cp.async.
+template <int bytes>
+__device__ inline void copy_async(void* shared, const void* global, bool inside) {
+    unsigned address = (unsigned)__cvta_generic_to_shared(shared);
+    int count = inside ? bytes : 0;
+    if (bytes == 16) { // past L1: another block reads it from L2
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(count) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(global), "n"(bytes), "r"(count)
+                     : "memory");
+    }
+}
+
+// All that the thread has on its way has come; others see it after a barrier.
+__device__ inline void wait_async() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// 2^x, to 2 units in the last place; 0 at -inf.
+__device__ inline float exp2_near(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// 1 / x, to one unit in the last place; 0 at infinity.
+__device__ inline float inverse_near(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }

@@ -8,7 +8,7 @@
 // (act(x), act'(x))
 __device__ inline float2 activation(float x, int kind) {
     if (kind == SILU) {
-        float s = 1.0f / (1.0f + expf(-x));
+        float s = inverse_near(1.0f + exp2_near(-1.44269504f * x)); // few instructions: memory waits for none
         return make_float2(x * s, s * (1.0f + x * (1.0f - s)));
     }
     if (kind == GELU) {
@@ -20,19 +20,30 @@ __device__ inline float2 activation(float x, int kind) {
     return make_float2(0.5f * x * (1.0f + t), 0.5f * (1.0f + t) + 0.5f * x * slope);
 }
 
+// A thread takes AT_ONCE values.
 KERNEL gate(T* h, const T* gate, const T* up, Index n, int kind) {
-    Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    float act = activation(load(gate + i), kind).x;
-    store(h + i, up ? act * load(up + i) : act);
+    Index i = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * AT_ONCE, left = n - i;
+    if (left <= 0) return;
+    Values x = load_each(gate + i, left), times;
+    if (up) times = load_each(up + i, left);
+    UNROLL for (int j = 0; j < AT_ONCE; ++j) {
+        float act = activation(x.at[j], kind).x;
+        x.at[j] = up ? act * times.at[j] : act;
+    }
+    store_each(h + i, x, left);
 }
 
 // dgate = dh up act'(gate), dup = dh act(gate)
 KERNEL gate_backward(T* dgate, T* dup, const T* gate, const T* up, const T* dh, Index n, int kind) {
-    Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    float2 act = activation(load(gate + i), kind);
-    float slope = load(dh + i);
-    store(dgate + i, slope * act.y * (up ? load(up + i) : 1.0f));
-    if (up) store(dup + i, slope * act.x);
+    Index i = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * AT_ONCE, left = n - i;
+    if (left <= 0) return;
+    Values x = load_each(gate + i, left), slope = load_each(dh + i, left), times;
+    if (up) times = load_each(up + i, left);
+    UNROLL for (int j = 0; j < AT_ONCE; ++j) {
+        float2 act = activation(x.at[j], kind);
+        x.at[j] = slope.at[j] * act.y * (up ? times.at[j] : 1.0f);
+        slope.at[j] *= act.x;
+    }
+    store_each(dgate + i, x, left);
+    if (up) store_each(dup + i, slope, left);
 }

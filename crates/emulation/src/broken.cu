@@ -34,5 +34,14 @@ KERNEL unwritten(float* out) {
     out[threadIdx.x] = shared[threadIdx.x];
 }
 
+// Nor is this, without a wait: what is on its way is NaN.
+KERNEL too_early(float* out) {
+    __shared__ float shared[64];
+    out[threadIdx.x] = 1;
+    copy_async<4>(shared + threadIdx.x, out + threadIdx.x, true);
+    if (threadIdx.x > 0) wait_async();
+    out[threadIdx.x] = shared[threadIdx.x];
+}
+
 // Each block reads what the one before has written, or not yet.
 KERNEL across_blocks(float* out) { out[blockIdx.x] = blockIdx.x == 0 ? 0.0f : out[blockIdx.x - 1]; }

@@ -63,6 +63,13 @@ struct Warp {
     unsigned long turn[32] = {};
 };
 
+// A copy to shared memory that has not come yet.
+struct Copy {
+    void* to;
+    const void* from; // null: zeros
+    size_t bytes;
+};
+
 struct Thread {
     dim3 index;
     int flat;
@@ -70,6 +77,7 @@ struct Thread {
     jmp_buf place;
     ucontext_t context;
     char* stack;
+    std::vector<Copy> on_the_way;
 };
 
 const size_t STACK = 256 * 1024;
@@ -174,6 +182,7 @@ inline void run_block(int order) {
         thread.index = {(unsigned)i, 0, 0};
         thread.flat = (int)i;
         thread.started = thread.done = false;
+        thread.on_the_way.clear();
     }
     for (;;) {
         progress = false;
@@ -269,6 +278,13 @@ inline V __shfl_sync(unsigned, V value, int lane) {
     return emulation::value_of<V>(emulation::exchange(value, "__shfl_sync"), lane % 32);
 }
 
+inline bool __all_sync(unsigned, bool value) {
+    auto slots = emulation::exchange(value, "__all_sync");
+    bool all = true;
+    for (int lane = 0; lane < 32; ++lane) all = all && emulation::value_of<bool>(slots, lane);
+    return all;
+}
+
 inline float __uint_as_float(unsigned bits) {
     float x;
     memcpy(&x, &bits, 4);
@@ -325,3 +341,23 @@ inline void load_matrices(unsigned r[4], const bf16* row) {
         r[matrix] = transposed ? at(2 * t, g) | at(2 * t + 1, g) << 16 : at(g, 2 * t) | at(g, 2 * t + 1) << 16;
     }
 }
+
+// Comes when it is waited for, and not before. Until then the place holds NaN: for who reads too early, and for who still
+// read what was there.
+template <int bytes>
+inline void copy_async(void* shared, const void* global, bool inside) {
+    if ((size_t)shared % bytes != 0 || (size_t)global % bytes != 0) emulation::fail("a copy_async that is not aligned");
+    memset(shared, 0xff, bytes);
+    emulation::current->on_the_way.push_back({shared, inside ? global : nullptr, bytes});
+}
+
+inline void wait_async() {
+    for (const emulation::Copy& copy : emulation::current->on_the_way) {
+        if (copy.from) memcpy(copy.to, copy.from, copy.bytes);
+        else memset(copy.to, 0, copy.bytes);
+    }
+    emulation::current->on_the_way.clear();
+}
+
+inline float exp2_near(float x) { return exp2f(x); }
+inline float inverse_near(float x) { return 1.0f / x; }

@@ -25,6 +25,11 @@ fn faults_are_found() {
     assert!(found("two_collectives").starts_with("two_collectives: threads part: "));
     assert_eq!(found("beyond"), "beyond: a write outside of an array");
     assert_eq!(found("beyond_shared"), "beyond_shared: a write beyond dynamic shared memory");
-    let (said, left) = run_broken("unwritten");
-    assert!(said.is_empty() && left[0].is_nan() && left[1..].iter().all(|x| *x == 1.0), "{said} {left:?}");
+    for kernel in ["unwritten", "too_early"] {
+        let (said, left) = run_broken(kernel);
+        assert!(
+            said.is_empty() && left[0].is_nan() && left[1..].iter().all(|x| *x == 1.0),
+            "{kernel}: {said} {left:?}"
+        );
+    }
 }

@@ -38,7 +38,7 @@ pub struct Heads<'a> {
     /// Tokens seen, itself included; `None` sees all before.
     pub window: Option<usize>,
     /// The first token of its sequence that each token sees, `[sequences · tokens]`: where its document starts. Ascending in
-    /// a sequence; `None` sees all before. On the CPU alone.
+    /// a sequence; `None` sees all before.
     pub first: Option<&'a [u32]>,
     /// Whom a token sees.
     pub sight: Sight,
@@ -83,20 +83,23 @@ impl<'a> Heads<'a> {
         if let Some(kv) = self.kv_of.iter().find(|kv| **kv >= self.n_kv_heads) {
             return refuse("kv_of", *kv, format!("KV heads below {}", self.n_kv_heads));
         }
-        let Some(first) = self.first else { return Ok(()) };
+        self.fault_of_first().map_or(Ok(()), |(got, want)| refuse("first", got, want))
+    }
+
+    /// What is wrong with [`first`](Self::first), and what was wanted instead: each device relies on it.
+    pub(crate) fn fault_of_first(&self) -> Option<(usize, String)> {
+        let (first, rows) = (self.first?, self.sequences * self.tokens);
         if first.len() != rows {
-            return refuse("first", first.len(), format!("[{rows}]"));
+            return Some((first.len(), format!("[{rows}]")));
         }
-        for sequence in first.chunks(self.tokens.max(1)) {
+        first.chunks(self.tokens.max(1)).find_map(|sequence| {
             let after = sequence.iter().enumerate().find(|(token, first)| **first as usize > *token);
             if let Some((token, first)) = after {
-                return refuse("first", *first as usize, format!("at most {token}, the token that sees it"));
+                return Some((*first as usize, format!("at most {token}, the token that sees it")));
             }
-            if let Some(pair) = sequence.windows(2).find(|pair| pair[0] > pair[1]) {
-                return refuse("first", pair[1] as usize, format!("at least {}, that of the token before", pair[0]));
-            }
-        }
-        Ok(())
+            let pair = sequence.windows(2).find(|pair| pair[0] > pair[1])?;
+            Some((pair[1] as usize, format!("at least {}, that of the token before", pair[0])))
+        })
     }
 
     fn tiles(&self, sequence: usize) -> impl Iterator<Item = Tile<'a>> + use<'a> {

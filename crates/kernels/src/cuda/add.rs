@@ -1,6 +1,6 @@
 //! Sums of arrays: the residual stream and biases.
 
-use super::launch::{Kernel, cover};
+use super::launch::Kernel;
 use super::{Array, Result};
 
 /// `a + b`.
@@ -15,7 +15,7 @@ pub fn add(a: &Array, b: &Array) -> Result<Array> {
     b.expect(OP, "b", a.shape(), a.kind())?;
     let out = a.like()?;
     let kernel = Kernel::new(OP, "add.cu", OP, a.storage(OP, "a")?).array(&out).array(a).array(b).count(a.count());
-    kernel.grid(cover(a.count())).run(a.machine())?;
+    kernel.covering(a.count()).run(a.machine())?;
     Ok(out)
 }
 
@@ -30,7 +30,7 @@ pub fn accumulate(sum: &Array, x: &Array) -> Result<()> {
     const OP: &str = "accumulate";
     x.expect(OP, "x", sum.shape(), sum.kind())?;
     let kernel = Kernel::new(OP, "add.cu", "add", sum.storage(OP, "sum")?).array(sum).array(sum).array(x);
-    kernel.count(sum.count()).grid(cover(sum.count())).run(sum.machine())
+    kernel.count(sum.count()).covering(sum.count()).run(sum.machine())
 }
 
 /// Adds `bias` to every row of `y`, in place.
@@ -45,5 +45,5 @@ pub fn add_bias(y: &mut Array, bias: &Array) -> Result<()> {
     let (_, d) = y.as_rows();
     bias.expect(OP, "bias", &[d], y.kind())?;
     let kernel = Kernel::new(OP, "add.cu", OP, y.storage(OP, "y")?).array(y).array(bias).count(y.count());
-    kernel.size("d", d).grid(cover(y.count())).run(y.machine())
+    kernel.size("d", d).covering(y.count()).run(y.machine())
 }

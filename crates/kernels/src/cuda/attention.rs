@@ -66,18 +66,19 @@ pub fn attention_backward(
     Ok([dq, dk, dv])
 }
 
-/// Threads of a block: four warps.
+/// Threads of a block where the tile does not say: four warps.
 const THREADS: u32 = 128;
 
-/// Rows a block owns and the bytes of shared memory it takes.
+/// Rows a block owns, its threads, and the bytes of shared memory it takes.
 #[derive(Debug, Clone, Copy)]
 struct Tile {
+    file: &'static str,
     rows: usize,
+    threads: u32,
     shared: usize,
 }
 
 struct Tiles {
-    file: &'static str,
     forward: Tile,
     dq: Tile,
     dkv: Tile,
@@ -87,11 +88,24 @@ impl Tiles {
     /// By tensor cores where values and heads allow: bf16 in rows of whole 16 × 16 tiles.
     fn of(storage: Storage, d_head: usize) -> Self {
         if storage == Storage::Bf16 && d_head.is_multiple_of(16) {
-            let tile = |rows: usize| Tile { rows: 64, shared: rows * (d_head + 8) * 2 };
-            return Self { file: "attention_mma.cu", forward: tile(64 + 64), dq: tile(64 + 64), dkv: tile(64 + 64) };
+            return Self::on_tensor_cores(d_head);
         }
-        let tile = |rows: usize| Tile { rows: 16, shared: rows * (d_head + 1) * 4 };
-        Self { file: "attention.cu", forward: tile(16 + 64), dq: tile(32 + 64), dkv: tile(32 + 64) }
+        let tile =
+            |rows: usize| Tile { file: "attention.cu", rows: 16, threads: THREADS, shared: rows * (d_head + 1) * 4 };
+        Self { forward: tile(16 + 64), dq: tile(32 + 64), dkv: tile(32 + 64) }
+    }
+
+    /// As the sources choose by the width of a head. The other side lies in a ring of two tiles of two arrays. At most
+    /// 99 KiB a block: no architecture from sm_80 on has less.
+    fn on_tensor_cores(d_head: usize) -> Self {
+        let bytes = |rows: usize| rows * (d_head + 8) * 2;
+        let (rows, keys, warps, other) = if d_head <= 128 { (128, 48, 8, 64) } else { (64, 32, 4, 32) };
+        let shared = bytes(rows + 4 * keys);
+        let forward = Tile { file: "attention_mma.cu", rows, threads: THREADS, shared };
+        let (threads, shared) = (32 * warps, bytes(4 * other));
+        let dq = Tile { file: "attention_backward_mma.cu", rows, threads, shared };
+        // And of each row of two tiles its log-sum and what lies along, in f32.
+        Self { forward, dq, dkv: Tile { shared: shared + 4 * other * 4, ..dq } }
     }
 }
 
@@ -103,6 +117,7 @@ struct Plan<'a> {
     storage: Storage,
     tiles: Tiles,
     kv_of: Array,
+    first: Option<Array>,
 }
 
 impl<'a> Plan<'a> {
@@ -116,9 +131,8 @@ impl<'a> Plan<'a> {
             let want = format!("KV heads below {}", heads.n_kv_heads);
             return Err(CudaError::Shape { op, what: "kv_of", got: vec![*kv], want });
         }
-        if let Some(first) = heads.first {
-            let want = "none: documents see one another on a GPU".to_owned();
-            return Err(CudaError::Shape { op, what: "first", got: vec![first.len()], want });
+        if let Some((got, want)) = heads.fault_of_first() {
+            return Err(CudaError::Shape { op, what: "first", got: vec![got], want });
         }
         if d == 0 || d > WIDEST {
             return Err(CudaError::Size { op, what: "d_head", got: d, most: WIDEST });
@@ -134,19 +148,26 @@ impl<'a> Plan<'a> {
         let storage = inputs[0].storage(op, "q")?;
         let table: Vec<i32> = heads.kv_of.iter().map(|kv| *kv as i32).collect();
         let kv_of = Array::of_numbers(inputs[0].machine(), &table)?;
-        Ok(Self { op, heads, window, storage, tiles: Tiles::of(storage, d), kv_of })
+        let first = heads.first.filter(|_| heads.sight == Sight::Causal);
+        let first = first.map(|first| first.iter().map(|first| *first as i32).collect::<Vec<_>>());
+        let first = first.map(|first| Array::of_numbers(inputs[0].machine(), &first)).transpose()?;
+        Ok(Self { op, heads, window, storage, tiles: Tiles::of(storage, d), kv_of, first })
     }
 
     fn kernel(&self, name: &'static str, tile: Tile) -> Kernel {
-        let kernel = Kernel::new(self.op, self.tiles.file, name, self.storage).d_head(self.heads.d_head);
+        let kernel = Kernel::new(self.op, tile.file, name, self.storage).d_head(self.heads.d_head);
         let tiles = self.heads.tokens.div_ceil(tile.rows);
-        kernel.block(THREADS).shared(tile.shared).grid([tiles, 1, self.heads.sequences])
+        kernel.block(tile.threads).shared(tile.shared).grid([tiles, 1, self.heads.sequences])
     }
 
     /// What all three kernels end with; `across` heads along the grid's y.
     fn finish(&self, kernel: Kernel, across: usize) -> Result<()> {
         let heads = &self.heads;
-        let kernel = kernel.array(&self.kv_of).size("tokens", heads.tokens).size("heads", heads.kv_of.len());
+        let kernel = kernel
+            .array(&self.kv_of)
+            .maybe(self.first.as_ref())
+            .size("tokens", heads.tokens)
+            .size("heads", heads.kv_of.len());
         let kernel = kernel.size("kv_heads", heads.n_kv_heads).size("window", self.window);
         kernel.float(1.0 / (heads.d_head as f64).sqrt()).along_y(across).run(self.kv_of.machine())
     }

@@ -1,6 +1,6 @@
 //! Gates of the MLP; formulas in `kernels/gate.cu`.
 
-use super::launch::{Kernel, cover};
+use super::launch::Kernel;
 use super::{Array, Result};
 
 const FILE: &str = "gate.cu";
@@ -28,7 +28,7 @@ pub fn gate(activation: Activation, gate: &Array, up: Option<&Array>) -> Result<
     up.map_or(Ok(()), |up| up.expect(OP, "up", gate.shape(), gate.kind()))?;
     let out = gate.like()?;
     let kernel = Kernel::new(OP, FILE, OP, gate.storage(OP, "gate")?).array(&out).array(gate).maybe(up);
-    kernel.count(gate.count()).flag(activation as i32).grid(cover(gate.count())).run(gate.machine())?;
+    kernel.count(gate.count()).flag(activation as i32).covering(gate.count()).run(gate.machine())?;
     Ok(out)
 }
 
@@ -68,6 +68,6 @@ fn backward(
     let (dgate, (up, dup)) = (gate.like()?, up.unzip());
     let kernel = Kernel::new(op, FILE, "gate_backward", gate.storage(op, "gate")?).array(&dgate).maybe(dup);
     let kernel = kernel.array(gate).maybe(up).array(dh).count(gate.count()).flag(activation as i32);
-    kernel.grid(cover(gate.count())).run(gate.machine())?;
+    kernel.covering(gate.count()).run(gate.machine())?;
     Ok(dgate)
 }

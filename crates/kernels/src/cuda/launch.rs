@@ -11,9 +11,14 @@ pub(crate) const BLOCK: u32 = 256;
 /// The most blocks along x, and along y and z.
 const MOST: [usize; 3] = [i32::MAX as usize, 65_535, 65_535];
 
-/// Blocks for one thread a value.
-pub(crate) fn cover(values: usize) -> [usize; 3] {
-    [values.div_ceil(BLOCK as usize), 1, 1]
+/// Blocks for one thread a piece of work.
+pub(crate) fn cover(pieces: usize) -> [usize; 3] {
+    [pieces.div_ceil(BLOCK as usize), 1, 1]
+}
+
+/// Values a thread takes at once: `AT_ONCE` of `kernels/common.cuh`, 16 bytes.
+pub(crate) fn at_once(storage: Storage) -> usize {
+    16 / storage.bytes()
 }
 
 /// A launch in the making.
@@ -81,6 +86,12 @@ impl Kernel {
     pub(crate) fn d_head(mut self, d_head: usize) -> Self {
         self.launch.module.d_head = Some(d_head);
         self
+    }
+
+    /// Blocks for `values` of which a thread takes [`at_once`].
+    pub(crate) fn covering(self, values: usize) -> Self {
+        let pieces = values.div_ceil(at_once(self.launch.module.storage));
+        self.grid(cover(pieces))
     }
 
     /// Blocks; none at all means nothing to do.

@@ -2,7 +2,7 @@
 
 use taper_nvrtc::Storage;
 
-use super::launch::{BLOCK, Kernel};
+use super::launch::{BLOCK, Kernel, at_once};
 use super::parts::{PIECE, sum_parts};
 use super::{Array, CudaError, Kind, Result};
 
@@ -102,7 +102,7 @@ pub fn norm_weight_gradient(norm: Norm, x: &Array, eps: f64, dy: &Array) -> Resu
     let parts = Array::uninitialised(x.machine(), &[pieces, rows.d], Kind::F64)?;
     let kernel = rows.kernel("norm_weight_parts").array(&parts).array(x).array(dy).array(&statistics);
     let kernel = kernel.size("rows", rows.rows).size("d", rows.d).size("piece", PIECE).block(BLOCK);
-    kernel.grid([rows.d.div_ceil(BLOCK as usize), pieces, 1]).run(x.machine())?;
+    kernel.covering(rows.d).along_y(pieces).run(x.machine())?;
     sum_parts(OP, &parts, Kind::F32)
 }
 
@@ -130,9 +130,9 @@ impl Rows {
         Ok(Self { op, storage, rows, d })
     }
 
-    /// One block a row, no more threads than values.
+    /// One block a row: four turns of its threads for a long one, so that many rows are on their way at once.
     fn kernel(&self, name: &'static str) -> Kernel {
-        let threads = self.d.div_ceil(32).min(16) as u32 * 32;
+        let threads = self.d.div_ceil(4 * at_once(self.storage)).div_ceil(32).clamp(1, 16) as u32 * 32;
         Kernel::new(self.op, FILE, name, self.storage).grid([self.rows, 1, 1]).block(threads)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::launch::{Kernel, cover};
+use super::launch::{Kernel, at_once, cover};
 use super::{Array, CudaError, Machine, Result, Storage};
 use crate::Turn;
 
@@ -42,10 +42,11 @@ impl Rope {
             let want = format!("a multiple of {} rows and of {d_head} columns", self.tokens);
             return Err(CudaError::Shape { op: OP, what: "x", got: x.shape().to_vec(), want });
         }
-        let pairs = x.count() / 2;
-        let kernel = Kernel::new(OP, "rope.cu", OP, x.storage(OP, "x")?).array(x).array(&self.cosines);
-        let kernel = kernel.array(&self.sines).count(pairs).size("heads", width / d_head).size("half", self.half);
+        let storage = x.storage(OP, "x")?;
+        let parts = rows * (width / d_head) * self.half.div_ceil(at_once(storage));
+        let kernel = Kernel::new(OP, "rope.cu", OP, storage).array(x).array(&self.cosines);
+        let kernel = kernel.array(&self.sines).count(parts).size("heads", width / d_head).size("half", self.half);
         let turn = if turn == Turn::Forward { 1.0 } else { -1.0 };
-        kernel.size("tokens", self.tokens).float(turn).grid(cover(pairs)).run(x.machine())
+        kernel.size("tokens", self.tokens).float(turn).grid(cover(parts)).run(x.machine())
     }
 }

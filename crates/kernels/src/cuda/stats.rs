@@ -1,6 +1,6 @@
 //! Sums over arrays, in f64 and in a fixed order.
 
-use super::launch::{BLOCK, Kernel};
+use super::launch::Kernel;
 use super::parts::{PIECE, sum_parts};
 use super::{Array, CudaError, Kind, Result, Storage};
 use crate::Moments;
@@ -46,7 +46,7 @@ fn columns(op: &'static str, x: &Array, power: i32, kind: Kind) -> Result<Array>
     let parts = Array::uninitialised(machine, &[pieces, d], Kind::F64)?;
     let kernel = Kernel::new(op, FILE, "column_parts", x.storage(op, "x")?).array(&parts).array(x).size("rows", rows);
     let kernel = kernel.size("d", d).size("piece", PIECE).flag(power);
-    kernel.grid([d.div_ceil(BLOCK as usize), pieces, 1]).run(machine)?;
+    kernel.covering(d).along_y(pieces).run(machine)?;
     sum_parts(op, &parts, kind)
 }
 

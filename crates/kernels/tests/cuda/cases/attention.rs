@@ -9,25 +9,54 @@ struct Case {
     /// Sequences, tokens, d_head.
     size: [usize; 3],
     window: Option<usize>,
+    /// Where documents start, the same in each sequence.
+    starts: &'static [u32],
     sight: Sight,
 }
 
-/// Tokens below, at and above the tiles (16, 32, 64 rows); one token; one head; heads unevenly shared; a KV head that
-/// nobody reads; windows inside a tile, over its edge, and as long as the sequence.
-const CASES: [Case; 9] = [
-    Case { kv_of: &[0], n_kv_heads: 1, size: [1, 1, 16], window: None, sight: Sight::Causal },
-    Case { kv_of: &[0, 0, 1], n_kv_heads: 2, size: [2, 37, 16], window: None, sight: Sight::Causal },
-    Case { kv_of: &[1, 0], n_kv_heads: 2, size: [1, 130, 16], window: Some(50), sight: Sight::Causal },
-    Case { kv_of: &[0], n_kv_heads: 1, size: [1, 64, 16], window: Some(1), sight: Sight::Causal },
-    Case { kv_of: &[0, 1], n_kv_heads: 2, size: [1, 71, 16], window: None, sight: Sight::Full { queries: 71 } },
-    Case { kv_of: &[0, 2, 2], n_kv_heads: 3, size: [2, 19, 5], window: Some(8), sight: Sight::Causal },
-    Case { kv_of: &[0, 0], n_kv_heads: 1, size: [1, 33, 64], window: Some(33), sight: Sight::Causal },
-    Case { kv_of: &[0], n_kv_heads: 1, size: [1, 70, 48], window: None, sight: Sight::Full { queries: 70 } },
-    Case { kv_of: &[0], n_kv_heads: 1, size: [1, 65, 128], window: None, sight: Sight::Causal },
+const fn case(kv_of: &'static [usize], n_kv_heads: usize, size: [usize; 3], window: Option<usize>) -> Case {
+    Case { kv_of, n_kv_heads, size, window, starts: &[], sight: Sight::Causal }
+}
+
+const fn full(kv_of: &'static [usize], n_kv_heads: usize, size: [usize; 3]) -> Case {
+    Case { sight: Sight::Full { queries: size[1] }, ..case(kv_of, n_kv_heads, size, None) }
+}
+
+const fn apart(starts: &'static [u32], case: Case) -> Case {
+    Case { starts, ..case }
+}
+
+/// Tokens below, at and above the tiles (16, 32, 64, 128 rows); one token; one head; heads unevenly shared; a KV head that
+/// nobody reads; windows inside a tile, over its edge, and as long as the sequence; documents of one token, that end inside
+/// a tile and on its edge, with a window and without; widths of 16s beyond what one tile's registers hold.
+const CASES: [Case; 16] = [
+    case(&[0], 1, [1, 1, 16], None),
+    case(&[0, 0, 1], 2, [2, 37, 16], None),
+    case(&[1, 0], 2, [1, 130, 16], Some(50)),
+    case(&[0], 1, [1, 64, 16], Some(1)),
+    full(&[0, 1], 2, [1, 71, 16]),
+    case(&[0, 2, 2], 3, [2, 19, 5], Some(8)),
+    case(&[0, 0], 1, [1, 33, 64], Some(33)),
+    case(&[0], 1, [1, 65, 128], None),
+    case(&[0, 1, 1, 1], 2, [1, 259, 16], None),
+    case(&[0, 0], 1, [1, 193, 64], Some(70)),
+    full(&[0], 1, [1, 150, 80]),
+    case(&[0], 1, [1, 70, 256], Some(40)),
+    apart(&[1, 30, 64, 65, 128, 200], case(&[0, 1, 1], 2, [2, 210, 16], None)),
+    apart(&[40, 100], case(&[0], 1, [1, 140, 16], Some(45))),
+    apart(&[3, 17], case(&[0, 0], 1, [2, 40, 5], None)),
+    apart(&[30], full(&[0], 1, [1, 70, 16])),
 ];
 
 impl Case {
-    fn heads(&self) -> Heads<'_> {
+    /// The first token that each sees.
+    fn first(&self) -> Option<Vec<u32>> {
+        let [sequences, tokens, _] = self.size;
+        let start = |token: u32| self.starts.iter().copied().rfind(|start| *start <= token).unwrap_or(0);
+        (!self.starts.is_empty()).then(|| (0..sequences).flat_map(|_| (0..tokens as u32).map(start)).collect())
+    }
+
+    fn heads<'a>(&'a self, first: Option<&'a [u32]>) -> Heads<'a> {
         let [sequences, tokens, d_head] = self.size;
         Heads {
             sequences,
@@ -36,7 +65,7 @@ impl Case {
             kv_of: self.kv_of,
             n_kv_heads: self.n_kv_heads,
             window: self.window,
-            first: None,
+            first,
             sight: self.sight,
         }
     }
@@ -47,7 +76,7 @@ impl Case {
     }
 
     fn name(&self) -> String {
-        format!("{:?} {:?} {:?} {:?}", self.kv_of, self.size, self.window, self.sight)
+        format!("{:?} {:?} {:?} {:?} {:?}", self.kv_of, self.size, self.window, self.starts, self.sight)
     }
 }
 
@@ -58,7 +87,8 @@ fn each(machine: &Gpu, f: impl Fn(&Case, Storage, [&Given; 3], &Reference<'_>)) 
             let (n, n_kv) = (case.kv_of.len(), case.n_kv_heads);
             let q = case.given(machine, "q", n, storage);
             let (k, v) = (case.given(machine, "k", n_kv, storage), case.given(machine, "v", n_kv, storage));
-            let reference = Reference { heads: case.heads(), q: &q.values, k: &k.values, v: &v.values };
+            let first = case.first();
+            let reference = Reference { heads: case.heads(first.as_deref()), q: &q.values, k: &k.values, v: &v.values };
             f(case, storage, [&q, &k, &v], &reference);
         }
     }
@@ -66,7 +96,7 @@ fn each(machine: &Gpu, f: impl Fn(&Case, Storage, [&Given; 3], &Reference<'_>)) 
 
 pub fn forward(machine: &Gpu) {
     each(machine, |case, storage, [q, k, v], reference| {
-        let got = attention(&q.array, &k.array, &v.array, case.heads()).unwrap();
+        let got = attention(&q.array, &k.array, &v.array, reference.heads).unwrap();
         close(&format!("attention {}", case.name()), &got.out, &reference.forward(), storage);
     });
 }
@@ -75,8 +105,8 @@ pub fn backward(machine: &Gpu) {
     each(machine, |case, storage, [q, k, v], reference| {
         let dout = case.given(machine, "dout", case.kv_of.len(), storage);
         let inputs = [&q.array, &k.array, &v.array];
-        let attended = attention(inputs[0], inputs[1], inputs[2], case.heads()).unwrap();
-        let got = attention_backward(inputs, case.heads(), &attended, &dout.array).unwrap();
+        let attended = attention(inputs[0], inputs[1], inputs[2], reference.heads).unwrap();
+        let got = attention_backward(inputs, reference.heads, &attended, &dout.array).unwrap();
         let want = reference.backward(&dout.values);
         for ((name, got), want) in ["dq", "dk", "dv"].into_iter().zip(&got).zip(&want) {
             let what = format!("{name} {}", case.name());
@@ -112,4 +142,8 @@ pub fn arguments_are_checked(machine: &Gpu) {
     assert_eq!(refusal(&x(4), heads(&[0], 2)), "attention: q has shape [3, 4], wanted [3, 2]");
     assert_eq!(refusal(&x(4), heads(&[0, 1], 2)), "attention: kv_of has shape [1], wanted KV heads below 1");
     assert_eq!(refusal(&x(300), heads(&[0], 300)), "attention: 300 is more than the 256 that d_head may be");
+    let first = |first: &[u32]| refusal(&x(2), Heads { first: Some(first), ..heads(&[0], 2) });
+    assert_eq!(first(&[0, 0]), "attention: first has shape [2], wanted [3]");
+    assert_eq!(first(&[0, 2, 2]), "attention: first has shape [2], wanted at most 1, the token that sees it");
+    assert_eq!(first(&[0, 1, 0]), "attention: first has shape [0], wanted at least 1, that of the token before");
 }

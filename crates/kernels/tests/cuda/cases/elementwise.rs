@@ -67,7 +67,7 @@ pub fn gates(machine: &Gpu) {
 }
 
 pub fn turns(machine: &Gpu) {
-    for (tokens, sequences, heads, half) in [(1, 1, 1, 1), (5, 2, 3, 4), (7, 1, 2, 33)] {
+    for (tokens, sequences, heads, half) in [(1, 1, 1, 1), (5, 2, 3, 4), (7, 1, 2, 33), (3, 2, 2, 16)] {
         let frequencies: Vec<f32> = (0..half).map(|i| 0.7_f32.powi(i as i32)).collect();
         let rope = Rope::new(machine, &frequencies, tokens).unwrap();
         for storage in BOTH {

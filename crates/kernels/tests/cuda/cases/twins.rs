@@ -80,6 +80,7 @@ pub fn what_vision_adds(machine: &Gpu) {
 
 pub fn attentions_and_losses(machine: &Gpu) {
     let kv_of = [0, 1, 1];
+    let first: Vec<u32> = (0..70).map(|row| if row % 35 < 11 { 0 } else { 11 }).collect();
     let heads = Heads {
         sequences: 2,
         tokens: 35,
@@ -87,7 +88,7 @@ pub fn attentions_and_losses(machine: &Gpu) {
         kv_of: &kv_of,
         n_kv_heads: 2,
         window: Some(20),
-        first: None,
+        first: Some(&first),
         sight: Sight::Causal,
     };
     let [(q, q_cpu), (dout, dout_cpu)] = ["q", "dout"].map(|name| pair(machine, name, &[70, 24]));

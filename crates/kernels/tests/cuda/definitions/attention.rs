@@ -9,10 +9,12 @@ pub struct Reference<'a> {
 }
 
 impl Reference<'_> {
-    fn sees(&self, query: usize, key: usize) -> bool {
+    fn sees(&self, sequence: usize, query: usize, key: usize) -> bool {
+        let Heads { tokens, window, first, .. } = self.heads;
+        let first = first.map_or(0, |first| first[sequence * tokens + query] as usize);
         match self.heads.sight {
             Sight::Full { .. } => true,
-            Sight::Causal => key <= query && query - key < self.heads.window.unwrap_or(usize::MAX),
+            Sight::Causal => key <= query && query - key < window.unwrap_or(usize::MAX) && key >= first,
         }
     }
 
@@ -28,7 +30,7 @@ impl Reference<'_> {
             let k = self.at(sequence, key, kv_of[head], n_kv_heads);
             (0..d_head).map(|i| self.q[q + i] * self.k[k + i]).sum::<f64>() / (d_head as f64).sqrt()
         };
-        let terms = (0..tokens).map(|key| if self.sees(query, key) { score(key).exp() } else { 0.0 });
+        let terms = (0..tokens).map(|key| if self.sees(sequence, query, key) { score(key).exp() } else { 0.0 });
         let terms: Vec<f64> = terms.collect();
         let sum: f64 = terms.iter().sum();
         terms.into_iter().map(|term| term / sum).collect()
