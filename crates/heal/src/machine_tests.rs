@@ -1,8 +1,6 @@
 //! Trainings whose passes run on a machine, the emulated one, against the same on the CPU, which the references hold to PyTorch.
 //! Once more on a GPU where there is one (`--features cuda`, `--ignored`).
 
-#![expect(clippy::print_stdout, reason = "the largest differences, for --nocapture")]
-
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -45,8 +43,9 @@ impl Pair {
         Self { teacher, student, length: ids[0].len(), ids: ids.concat() }
     }
 
-    fn piece<'a>(&'a self, targets: &'a [Option<u32>]) -> Piece<'a> {
+    fn piece<'a>(&'a self, targets: &'a [Option<u32>], first: Option<&'a [u32]>) -> Piece<'a> {
         let batch = Batch::new(&self.ids, self.length).unwrap();
+        let batch = first.map_or(batch, |first| batch.seeing_from(first));
         let learnt = targets.iter().flatten().count();
         Piece { batch, targets, mixed: &[], learnt, share: 1.0, first: 0, rows: self.length }
     }
@@ -62,7 +61,9 @@ impl Pair {
         let mut trained = Trained::new(self.student.clone(), &case.training, (&*optimizer, 0), at.as_ref()).unwrap();
         let targets: Vec<Option<u32>> =
             self.ids.iter().skip(1).chain([&0]).enumerate().map(|(t, id)| (t % 5 != 4).then_some(*id)).collect();
-        let (piece, origin) = (self.piece(&targets), (0..self.student.spec().blocks.len()).collect::<Vec<_>>());
+        let starts: Vec<u32> = (0..self.ids.len()).map(|t| (t % self.length / 5 * 5) as u32).collect();
+        let piece = self.piece(&targets, case.apart.then_some(&starts));
+        let origin = (0..self.student.spec().blocks.len()).collect::<Vec<_>>();
         let teacher_of = |aim: &Aim| match aim.objective.view() {
             View::Logits(objective) => Some(objective.teacher()),
             _ => None,
@@ -104,6 +105,7 @@ struct Case {
     training: Training,
     local: bool,
     drops: bool,
+    apart: bool, // documents of five tokens
 }
 
 fn case(what: &'static str, aims: &[(&str, Value)]) -> Case {
@@ -113,7 +115,7 @@ fn case(what: &'static str, aims: &[(&str, Value)]) -> Case {
         objective: objectives::build(name, params).unwrap(),
     };
     let training = Training::Parameters(vec!["*".to_owned()]);
-    Case { what, aims: aims.iter().map(aim).collect(), training, local: false, drops: false }
+    Case { what, aims: aims.iter().map(aim).collect(), training, local: false, drops: false, apart: false }
 }
 
 fn adapted(dora: bool) -> Training {
@@ -132,6 +134,7 @@ fn cases() -> Vec<Case> {
         case("insides", &[("hidden-mse", none()), ("qkv-relations", none()), ("cka", none())]),
         case("own past", &[("self-distill", none()), ("cross-entropy", none())]),
         Case { drops: true, ..case("dropped paths", &[("logit-kl", none())]) },
+        Case { apart: true, ..case("documents apart", &[("logit-kl", none())]) },
         Case { local: true, ..case("local", &[]) },
         Case { training: adapted(false), ..case("LoRA", &[("logit-kl", none())]) },
         Case { training: adapted(true), ..case("DoRA", &[("cross-entropy", none())]) },

@@ -53,7 +53,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The same, but each token sees its own sequence from place `first` on only: the start of its document. One for each
-    /// token, ascending in a sequence. On the CPU alone; images are seen whole.
+    /// token, ascending in a sequence. Images are seen whole.
     #[must_use]
     pub fn seeing_from(self, first: &'a [u32]) -> Self {
         Self { first: Some(first), ..self }
