@@ -24,6 +24,11 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// The rows that look in an attention, if it is the `last` and not all do.
+    pub(crate) fn look(&self, last: bool) -> Option<&[u32]> {
+        self.read.as_deref().filter(|_| last)
+    }
+
     /// Turns queries and keys by their positions, in place.
     fn turn(&self, tensors: [&Tensor; 2], turn: Turn) -> Result<()> {
         let Some(rope) = &self.rope else { return Ok(()) };

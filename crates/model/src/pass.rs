@@ -139,7 +139,7 @@ impl Model {
             for half in [SubBlock::Attention, SubBlock::Mlp] {
                 let factors = branches.map(|branches| branches(index, half));
                 let last = half == SubBlock::Attention && last == Some(index) && context.read.is_some();
-                let look = context.read.as_deref().filter(|_| last);
+                let look = context.look(last);
                 let stream = picked(&x, look).map_err(at(place(index, half)))?;
                 let base = Some(&stream).filter(|_| factors.is_none());
                 let forward = match (half, &block.attention, &block.mlp) {
@@ -214,7 +214,7 @@ impl Model {
         let block = &self.blocks[step.block];
         Ok(match (step.half, &block.attention, &block.mlp) {
             (SubBlock::Attention, Some(attention), _) => {
-                let look = context.read.as_deref().filter(|_| step.last);
+                let look = context.look(step.last);
                 Some(Tape::Attention(Box::new(attention.tape(context, &step.input, look)?)))
             }
             (SubBlock::Mlp, _, Some(mlp)) => Some(Tape::Mlp(Box::new(mlp.tape(context, &step.input)?))),
@@ -238,7 +238,7 @@ impl Model {
         let (block, input) = (&self.blocks[step.block], &step.input);
         match (tape, &block.attention, &block.mlp) {
             (Some(Tape::Attention(tape)), Some(attention), _) => {
-                let look = context.read.as_deref().filter(|_| step.last);
+                let look = context.look(step.last);
                 attention.backward(context, (step.block, input, look), (*tape, projections), flow, sink)
             }
             (Some(Tape::Mlp(tape)), _, Some(mlp)) => mlp.backward(context, (step.block, input), *tape, flow, sink),

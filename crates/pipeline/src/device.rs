@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use taper_arch::ModelSpec;
+use taper_heal::Training;
 use taper_kernels::cuda::{CudaError, Machine, Storage};
 use taper_model::{Model, parameter_count};
 
@@ -28,9 +29,11 @@ impl Gpu {
         self.free.saturating_sub(weights(spec)) / 100 * SHARE
     }
 
-    /// Memory that activations may fill while a model of `spec` is trained, by a teacher if there is one, in bytes.
-    pub(crate) fn memory_to_heal(&self, spec: &ModelSpec, teacher: Option<&ModelSpec>) -> u64 {
+    /// Memory that activations may fill while a model of `spec` is trained, in full or by adapters, by a teacher if there is one, in
+    /// bytes.
+    pub(crate) fn memory_to_heal(&self, spec: &ModelSpec, training: &Training, teacher: Option<&ModelSpec>) -> u64 {
         let [there, gradients] = trained(spec);
+        let gradients = if matches!(training, Training::Adapters(_)) { 0 } else { gradients };
         let teacher = teacher.map_or(0, |teacher| trained(teacher)[0]);
         self.free.saturating_sub(there + gradients + teacher) / 100 * SHARE
     }
@@ -109,6 +112,7 @@ fn first() -> Result<Gpu, CudaError> {
 mod tests {
     use super::*;
     use std::error::Error;
+    use taper_heal::AdapterSettings;
 
     fn none() -> Result<Gpu, CudaError> {
         Err(CudaError::NoDevice { ordinal: 0, found: 0 })
@@ -142,5 +146,12 @@ mod tests {
         let (spec, gpu) = (taper_arch::spec::example(), one().unwrap());
         assert_eq!(Gpu { free: weights(&spec) + 1000, ..gpu.clone() }.memory_to_use(&spec), 900);
         assert_eq!(gpu.memory_to_use(&spec), 0);
+        let [there, gradients] = trained(&spec);
+        let gpu = Gpu { free: 2 * there + gradients + 1000, ..gpu };
+        let full = Training::Parameters(Vec::new());
+        assert_eq!(gpu.memory_to_heal(&spec, &full, Some(&spec)), 900);
+        let lora = AdapterSettings { rank: 1, alpha: 1.0, targets: Vec::new(), dora: false };
+        let least = (gradients + 1000) / 100 * 90;
+        assert_eq!(gpu.memory_to_heal(&spec, &Training::Adapters(lora), Some(&spec)), least);
     }
 }

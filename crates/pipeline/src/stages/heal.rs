@@ -198,7 +198,7 @@ impl Healing<'_> {
         let storage = Storage::of_bytes(checkpoint.spec().dtype_bytes);
         let memory = match self.gpu {
             None => machine::memory_to_use(),
-            Some(gpu) => gpu.memory_to_heal(checkpoint.spec(), teacher.as_ref().map(Model::spec)),
+            Some(gpu) => gpu.memory_to_heal(checkpoint.spec(), &self.plan.training, teacher.as_ref().map(Model::spec)),
         };
         let teacher = match (teacher, self.gpu) {
             (Some(teacher), Some(gpu)) => Some(gpu.hold_as(&teacher, storage)?),
