@@ -9,7 +9,6 @@ pub mod self_distill;
 
 use serde_json::Value;
 use taper_base::registry::{self, Entry, MethodError};
-
 use taper_kernels::rows::Divergence;
 
 use crate::error::Result;
