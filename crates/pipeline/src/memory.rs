@@ -76,35 +76,40 @@ fn length(recipe: &Recipe, spec: &ModelSpec) -> usize {
     spec.image.map_or(recipe.data.length, |image| image.tokens())
 }
 
+/// Tokens of one of its passes.
+fn tokens(part: &HealPart, length: usize) -> usize {
+    let length = part.length.unwrap_or(length);
+    (part.sequences * length).min(length.max(taper_heal::TOKENS))
+}
+
 /// Bytes that training takes at most, if nothing were pruned of a model of `spec`: weights as stored, of teacher and student;
 /// what is trained, its gradients and the optimizer's buffers; activations, computed again.
 fn healing(part: &HealPart, spec: &ModelSpec, length: usize) -> u64 {
     let numbers = taper_model::parameter_count(spec);
     let buffers = if part.optimizer.name == "lion" { 1 } else { 2 };
     let trained = if part.lora.is_some() { 4 } else { 4 * (2 + buffers) };
-    let length = part.length.unwrap_or(length);
-    let tokens = (part.sequences * length).min(length.max(taper_heal::TOKENS));
-    2 * device::weights(spec) + trained * numbers + PassMemory::of(spec, tokens).backward(Recompute::Insides)
+    2 * device::weights(spec)
+        + trained * numbers
+        + PassMemory::of(spec, tokens(part, length)).backward(Recompute::Insides)
 }
 
 /// Bytes of a GPU that training takes at most, if nothing were pruned: weights of teacher and student, gradients of what is
 /// trained, activations, computed again. What else [`healing`] counts stays on the host.
 fn healing_there(part: &HealPart, spec: &ModelSpec, length: usize) -> u64 {
     let [weights, gradients] = device::trained(spec);
-    let length = part.length.unwrap_or(length);
-    let (tokens, storage) =
-        ((part.sequences * length).min(length.max(taper_heal::TOKENS)), Storage::of_bytes(spec.dtype_bytes));
+    let storage = Storage::of_bytes(spec.dtype_bytes);
     let gradients = if part.lora.is_some() { 0 } else { gradients };
-    2 * weights + gradients + PassMemory::on_machine(spec, tokens, storage).backward(Recompute::Insides)
+    2 * weights + gradients + PassMemory::on_machine(spec, tokens(part, length), storage).backward(Recompute::Insides)
 }
 
 /// What to say if healing could take more memory than is free, on this machine or its `gpu`.
 pub(crate) fn healing_note(recipe: &Recipe, spec: &ModelSpec, gpu: Option<&Gpu>) -> Option<String> {
     let part = recipe.heal.as_ref()?;
-    let here = (healing(part, spec, length(recipe, spec)), machine::available_bytes(), "");
-    let there = gpu.map(|gpu| (healing_there(part, spec, length(recipe, spec)), gpu.free, " on the GPU"));
-    let (need, free, on) = [Some(here), there].into_iter().flatten().find(|(need, free, _)| need > free)?;
-    let help = if part.lora.is_some() { "a smaller `length`" } else { "`lora`, or the optimizer `lion`" };
+    let length = length(recipe, spec);
+    let here = (healing(part, spec, length), machine::available_bytes(), "", "`lora`, or the optimizer `lion`");
+    let there = gpu.map(|gpu| (healing_there(part, spec, length), gpu.free, " on the GPU", "`lora`"));
+    let (need, free, on, less) = [Some(here), there].into_iter().flatten().find(|(need, free, ..)| need > free)?;
+    let help = if part.lora.is_some() { "a smaller `length`" } else { less };
     Some(format!("heal: needs up to {}{on}, {} is free: {help} helps", Bytes(need), Bytes(free)))
 }
 

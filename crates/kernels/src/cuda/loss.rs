@@ -60,7 +60,7 @@ pub fn cross_entropy<E: From<CudaError>>(
         let logits = pieces.logits(start, count)?;
         let kernel = pieces.kernel(OP, &losses, start, count, &logits)?.array(&weights.rows(start, count)?);
         kernel.size("vocab", pieces.vocab).run(machine)?;
-        pieces.back(&gradient, (start, count), (&logits, &mut sink))?;
+        pieces.back(&gradient, (start, count), (&pieces.slopes(&logits), &mut sink))?;
     }
     Ok((losses, gradient))
 }
@@ -122,7 +122,7 @@ pub fn predictions<E: From<CudaError>>(
             kernel.float(aims.cross_entropy).float(aims.smoothing).float(aims.apart).float(1.0 / aims.temperature);
         kernel.flag(kind).float(f64::from(beta)).grid([count, 1, 1]).run(machine)?;
         drop(other);
-        pieces.back(&gradient, (start, count), (&logits, &mut sink))?;
+        pieces.back(&gradient, (start, count), (&pieces.slopes(&logits), &mut sink))?;
     }
     Ok((losses, gradient))
 }
@@ -147,11 +147,7 @@ pub fn through_head<E: From<CudaError>>(
         let mut values = pieces.logits(start, count)?.to_host()?;
         slopes(start, &mut values)?;
         let slopes = Array::of(hidden.machine(), &values, &[count, pieces.vocab], pieces.storage)?;
-        let to = Out { array: &gradient.rows(start, count)?, add: false };
-        multiply_into(OP, ("slopes", Operand::plain(&slopes)), ("head", Operand::plain(head)), to)?;
-        if let Some(sink) = &mut sink {
-            sink(&hidden.rows(start, count)?, &slopes)?;
-        }
+        pieces.back(&gradient, (start, count), (&slopes, &mut sink))?;
     }
     Ok(gradient)
 }
@@ -201,19 +197,23 @@ impl<'a> Pieces<'a> {
         multiply(self.op, ("hidden", Operand::plain(&input)), ("head", Operand::turned(self.head)), Kind::F32)
     }
 
-    /// From slopes, which lie where the f32 logits were, each row where its logits began, through the head.
+    /// The slopes that a kernel has put where the f32 logits were, each row where its logits began.
+    fn slopes(&self, logits: &Array) -> Array {
+        let apart = self.vocab * Storage::F32.bytes() / self.storage.bytes();
+        logits.apart([logits.as_rows().0, self.vocab], self.storage, apart)
+    }
+
+    /// From slopes through the head.
     fn back<E: From<CudaError>>(
         &self,
         gradient: &Array,
         (start, count): (usize, usize),
-        (logits, sink): (&Array, &mut Option<&mut HeadGradients<'_, E>>),
+        (slopes, sink): (&Array, &mut Option<&mut HeadGradients<'_, E>>),
     ) -> std::result::Result<(), E> {
-        let apart = self.vocab * Storage::F32.bytes() / self.storage.bytes();
-        let slopes = logits.apart([count, self.vocab], self.storage, apart);
         let to = Out { array: &gradient.rows(start, count)?, add: false };
-        multiply_into(self.op, ("slopes", Operand::plain(&slopes)), ("head", Operand::plain(self.head)), to)?;
+        multiply_into(self.op, ("slopes", Operand::plain(slopes)), ("head", Operand::plain(self.head)), to)?;
         match sink {
-            Some(sink) => sink(&self.hidden.rows(start, count)?, &slopes),
+            Some(sink) => sink(&self.hidden.rows(start, count)?, slopes),
             None => Ok(()),
         }
     }
